@@ -1,0 +1,38 @@
+# The instruction sets and their compiler flags: the only place that names them. Each compiles csrc/cpu/kernels.cpp once,
+# into a namespace of its own, and defines FUSEDSTEP_HAVE_<ISA> for the dispatcher.
+
+set(FUSEDSTEP_KERNEL_OBJECTS "")
+set(FUSEDSTEP_ISA_DEFINITIONS "")
+
+function(fusedstep_add_isa name vector_bytes)
+  add_library(kernels_${name} OBJECT csrc/cpu/kernels.cpp)
+  target_link_libraries(kernels_${name} PRIVATE fusedstep_options)
+  target_compile_definitions(kernels_${name} PRIVATE ISA=${name} FUSEDSTEP_VECTOR_BYTES=${vector_bytes})
+  # -Wno-psabi: no vector crosses a function boundary that is not inlined.
+  target_compile_options(kernels_${name} PRIVATE -O3 -Wno-psabi -fno-exceptions ${ARGN})
+  string(TOUPPER ${name} upper)
+  set(FUSEDSTEP_KERNEL_OBJECTS ${FUSEDSTEP_KERNEL_OBJECTS} $<TARGET_OBJECTS:kernels_${name}> PARENT_SCOPE)
+  set(FUSEDSTEP_ISA_DEFINITIONS ${FUSEDSTEP_ISA_DEFINITIONS} FUSEDSTEP_HAVE_${upper} PARENT_SCOPE)
+endfunction()
+
+if(CMAKE_OSX_ARCHITECTURES)
+  set(target_arch ${CMAKE_OSX_ARCHITECTURES})
+else()
+  set(target_arch ${CMAKE_SYSTEM_PROCESSOR})
+endif()
+
+set(avx2_flags -mavx2 -mfma -mf16c)
+if(target_arch MATCHES "^(x86_64|AMD64)$")
+  fusedstep_add_isa(portable 16)
+  fusedstep_add_isa(avx2 32 ${avx2_flags})
+  # -Wno-maybe-uninitialized: GCC 12 warns of its own intrinsics' deliberately undefined operands.
+  fusedstep_add_isa(avx512 64 ${avx2_flags} -mavx512f -mavx512vl -mavx512dq -mavx512bw -mprefer-vector-width=512
+                    -Wno-maybe-uninitialized)
+  if(FUSEDSTEP_TEST_ISAS)
+    fusedstep_add_isa(wide 64 ${avx2_flags})
+  endif()
+elseif(target_arch MATCHES "^(aarch64|arm64)$")
+  fusedstep_add_isa(neon 16)
+else()
+  fusedstep_add_isa(portable 16)
+endif()

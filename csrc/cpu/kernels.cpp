@@ -1,0 +1,66 @@
+// Compiled once per instruction set: instantiates every rule and cell and exports them as one Table.
+#include "core/table.h"
+#include "cpu/loops.h"
+#include "cpu/rnn.h"
+#include "cpu/simd.h"
+#include "core/math.h"
+#include "optim/rules.h"
+#include "rnn/cells.h"
+
+namespace fusedstep::ISA {
+namespace {
+
+constexpr auto rules = Rules::table([]<template <class> class Rule>() {
+  return RuleEntry{.name = Rule<double>::name,
+                   .hyper = Rule<double>::hyper,
+                   .states = Rule<double>::states,
+                   .prepare =
+                       [](const double* hyper, double t, double* scalars) {
+                         const auto rule = Rule<double>::prepare(hyper, t);
+                         __builtin_memcpy(scalars, &rule, sizeof rule);
+                       },
+                   .step = {update<Rule, float>, update<Rule, double>}};
+});
+
+constexpr auto cells = Cells::table([]<template <class> class Cell>() {
+  return CellEntry{.name = Cell<float>::name,
+                   .gates = Cell<float>::gates,
+                   .states = Cell<float>::states,
+                   .saved = Cell<float>::saved,
+                   .peepholes = Cell<float>::peepholes,
+                   .packed_bytes = {packed_bytes<Cell<float>>, packed_bytes<Cell<double>>},
+                   .pack = {pack<Cell<float>>, pack<Cell<double>>},
+                   .forward = {forward<Cell<float>>, forward<Cell<double>>},
+                   .backward = {backward<Cell<float>>, backward<Cell<double>>}};
+});
+
+template <auto f>
+constexpr MathEntry function(const char* name) {
+  return {name,
+          {[](const void* x, void* y, std::size_t n) { map<float>(x, y, n, [](auto v) { return f(v); }); },
+           [](const void* x, void* y, std::size_t n) { map<double>(x, y, n, [](auto v) { return f(v); }); }}};
+}
+constexpr MathEntry math[] = {
+    function<[](auto x) { return exp(x); }>("exp"),
+    function<[](auto x) { return sigmoid(x); }>("sigmoid"),
+    function<[](auto x) { return tanh(x); }>("tanh"),
+};
+
+// The macro's value as a string.
+#define FUSEDSTEP_QUOTE(x) #x
+#define FUSEDSTEP_STRING(x) FUSEDSTEP_QUOTE(x)
+
+}  // namespace
+
+extern const Table kernel_table;
+const Table kernel_table = {.isa = FUSEDSTEP_STRING(ISA),
+                            .rules = rules.data(),
+                            .n_rules = int(rules.size()),
+                            .cells = cells.data(),
+                            .n_cells = int(cells.size()),
+                            .math = math,
+                            .n_math = int(std::size(math)),
+                            .square_sums = {square_sums<float>, square_sums<double>},
+                            .fma_loop = {fma_loop<float>, fma_loop<double>}};
+
+}  // namespace fusedstep::ISA

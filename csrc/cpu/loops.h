@@ -1,0 +1,114 @@
+// The elementwise loops: a rule over one tensor's elements, sums of squares, and a plain function over an array.
+// `Storage` types may differ from the arithmetic type T; load() and store() convert.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <utility>
+
+#include "core/table.h"
+#include "cpu/simd.h"
+
+namespace fusedstep::ISA {
+
+// A rule of the arithmetic type from its scalars in double, each rounded once. Rules hold nothing but scalars.
+template <class Rule, class T>
+FN Rule round_scalars(const double* scalars) {
+  constexpr int n = sizeof(Rule) / sizeof(T);
+  static_assert(n <= kMaxScalars && n * sizeof(T) == sizeof(Rule));
+  T rounded[n];
+  for (int i = 0; i < n; ++i) rounded[i] = T(scalars[i]);
+  Rule rule;
+  __builtin_memcpy(static_cast<void*>(&rule), rounded, sizeof rule);
+  return rule;
+}
+
+template <template <class> class Rule, class T, class P = T, class G = T, class S = T>
+void update(const double* scalars, double grad_scale, bool zero, const Tensor& tensor, std::size_t begin,
+            std::size_t end) {
+  using V = Vec<T>;
+  const auto rule = round_scalars<Rule<T>, T>(scalars);
+  const V scale = V(T(grad_scale));
+  P* const p = static_cast<P*>(tensor.p);
+  G* const g = static_cast<G*>(tensor.g);
+
+  const auto run = [&]<std::size_t... i>(std::index_sequence<i...>) __attribute__((always_inline)) {
+    S* const state[] = {static_cast<S*>(tensor.state[i])...};
+    std::size_t at = begin;
+    for (; at + V::size <= end; at += V::size) {
+      V param = load<T>(p + at), s[] = {load<T>(state[i] + at)...};
+      rule(param, load<T>(g + at) * scale, s[i]...);
+      store(p + at, param);
+      (store(state[i] + at, s[i]), ...);
+      if (zero) store(g + at, V(T(0)));
+    }
+    if (const int n = int(end - at)) {
+      V param = load_n<T>(p + at, n), s[] = {load_n<T>(state[i] + at, n)...};
+      rule(param, load_n<T>(g + at, n) * scale, s[i]...);
+      store_n(p + at, param, n);
+      (store_n(state[i] + at, s[i], n), ...);
+      if (zero) store_n(g + at, V(T(0)), n);
+    }
+  };
+  run(std::make_index_sequence<std::size_t(Rule<T>::states)>{});
+}
+
+// Blocks [begin, end) of kNormBlock elements: each is summed in double in 32 lanes, lane j taking the elements j, j+32, …
+// in order; the lanes are then folded in halves. The tail of the last block counts as zeros.
+template <class T, class G = T>
+void square_sums(const void* g, std::size_t n, double scale, double* sums, std::size_t begin, std::size_t end) {
+  using D = Vec<double>;
+  constexpr int kLanes = 32, m = kLanes / D::size;
+  for (std::size_t block = begin; block < end; ++block) {
+    const G* const x = static_cast<const G*>(g) + block * kNormBlock;
+    const std::size_t size = block * kNormBlock + kNormBlock <= n ? kNormBlock : n - block * kNormBlock;
+    D lanes[m];
+    for (auto& lane : lanes) lane = D(0.0);
+    const auto add = [&](const G* from) __attribute__((always_inline)) {
+      for (int j = 0; j < m; ++j) {
+        const D wide = widen<D>(from + j * D::size) * D(scale);
+        lanes[j] = lanes[j] + wide * wide;
+      }
+    };
+    std::size_t at = 0;
+    for (; at + kLanes <= size; at += kLanes) add(x + at);
+    if (at < size) {
+      G rest[kLanes] = {};
+      for (std::size_t j = at; j < size; ++j) rest[j - at] = x[j];
+      add(rest);
+    }
+    double folded[kLanes];
+    for (int j = 0; j < m; ++j) store(folded + j * D::size, lanes[j]);
+    for (int half = kLanes / 2; half; half /= 2)
+      for (int j = 0; j < half; ++j) folded[j] += folded[j + half];
+    sums[block] = folded[0];
+  }
+}
+
+template <class T, class F>
+void map(const void* x, void* y, std::size_t n, F f) {
+  using V = Vec<T>;
+  const T* const from = static_cast<const T*>(x);
+  T* const to = static_cast<T*>(y);
+  std::size_t at = 0;
+  for (; at + V::size <= n; at += V::size) store(to + at, f(load<T>(from + at)));
+  if (const int rest = int(n - at)) store_n(to + at, f(load_n<T>(from + at, rest)), rest);
+}
+
+// FLOPs of `rounds` × 512 × kChains vector fused multiply-adds that wait for none but their own chain's: the compute
+// ceiling.
+template <class T>
+double fma_loop(std::size_t rounds) {
+  using V = Vec<T>;
+  constexpr int kChains = kRegisters / 2 + kRegisters / 4;
+  static volatile T opaque[3] = {T(0.999), T(0.001)};  // unknown to the compiler
+  const V a(opaque[0]), b(opaque[1]);
+  V sums[kChains];
+  for (int i = 0; i < kChains; ++i) sums[i] = V(T(i));
+  for (std::size_t r = 0; r < rounds * 512; ++r)
+    for (auto& sum : sums) sum = fma(sum, a, b);
+  for (auto& sum : sums) opaque[2] = sum.raw[0];
+  return double(rounds) * 512 * kChains * V::size * 2;
+}
+
+}  // namespace fusedstep::ISA

@@ -1,0 +1,100 @@
+#include "cpu/multi_tensor.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "cpu/threads.h"
+
+namespace fusedstep {
+namespace {
+
+constexpr std::size_t kElementsPerThread = 16384;  // about 4 µs of work; less is not worth waking a thread
+constexpr std::size_t kLine = 16;                  // floats in a cache line: threads write whole ones
+
+// f(segment, begin, end) for this thread's share of all units, `units` of them in a segment.
+template <class Units, class F>
+void for_share(const std::vector<Segment>& segments, std::size_t total, std::size_t grain, const Team& team,
+               Units units, F f) {
+  const auto cut = [&](int part) { return total * std::size_t(part) / std::size_t(team.threads); };
+  const std::size_t begin = cut(team.thread), end = cut(team.thread + 1);
+  std::size_t offset = 0;
+  for (const Segment& segment : segments) {
+    const std::size_t n = units(segment);
+    if (offset >= end) break;
+    // A cut inside a segment moves down to a whole grain; both of its sides see the same cut.
+    const auto local = [&](std::size_t at) {
+      return at >= offset + n ? n : at <= offset ? 0 : (at - offset) / grain * grain;
+    };
+    if (const std::size_t first = local(begin), last = local(end); first < last) f(segment, first, last);
+    offset += n;
+  }
+}
+
+int threads_for(std::size_t elements) {
+  return int(std::clamp<std::size_t>(elements / kElementsPerThread, 1, std::size_t(num_threads())));
+}
+
+std::size_t elements_of(const Segment& segment) { return segment.n; }
+std::size_t blocks_of(const Segment& segment) { return (segment.n + kNormBlock - 1) / kNormBlock; }
+
+template <class Units>
+std::size_t total_of(const std::vector<Segment>& segments, Units units) {
+  std::size_t total = 0;
+  for (const Segment& segment : segments) total += units(segment);
+  return total;
+}
+
+// Σ (scale·g)² with the block sums added in ascending order.
+struct SquareSum {
+  double sum;
+  std::ptrdiff_t nonfinite;
+};
+SquareSum square_sum(const std::vector<Segment>& segments, double scale) {
+  const std::size_t blocks = total_of(segments, blocks_of);
+  std::vector<double> sums(blocks);
+  std::vector<double*> sums_of;
+  sums_of.reserve(segments.size());
+  std::size_t offset = 0;
+  for (const Segment& segment : segments) {
+    sums_of.push_back(sums.data() + offset);
+    offset += blocks_of(segment);
+  }
+  parallel(threads_for(total_of(segments, elements_of)), [&](const Team& team) {
+    for_share(segments, blocks, 1, team, blocks_of, [&](const Segment& segment, std::size_t begin, std::size_t end) {
+      segment.square_sums(segment.tensor.g, segment.n, scale, sums_of[&segment - segments.data()], begin, end);
+    });
+  });
+  SquareSum result{0, -1};
+  for (std::size_t i = 0; i < segments.size(); ++i)
+    for (std::size_t block = 0; block < blocks_of(segments[i]); ++block) {
+      const double sum = sums_of[i][block];
+      if (result.nonfinite < 0 && !std::isfinite(sum)) result.nonfinite = std::ptrdiff_t(i);
+      result.sum += sum;
+    }
+  return result;
+}
+
+}  // namespace
+
+void update_all(const std::vector<Segment>& segments, double grad_scale, bool zero) {
+  const std::size_t total = total_of(segments, elements_of);
+  parallel(threads_for(total), [&](const Team& team) {
+    for_share(segments, total, kLine, team, elements_of, [&](const Segment& s, std::size_t begin, std::size_t end) {
+      s.step(s.scalars, s.sign * grad_scale, zero, s.tensor, begin, end);
+    });
+  });
+}
+
+GradNorm grad_norm(const std::vector<Segment>& segments) {
+  SquareSum result = square_sum(segments, 1);
+  // Squares of float64 gradients leave double's range where the gradients do not: look again, scaled by a power of two.
+  double scale = 1;
+  if (!std::isfinite(result.sum))
+    scale = 0x1p-600;
+  else if (result.sum < 0x1p-900)
+    scale = 0x1p600;
+  if (scale != 1) result = square_sum(segments, scale);
+  return {std::sqrt(result.sum) / scale, result.nonfinite};
+}
+
+}  // namespace fusedstep

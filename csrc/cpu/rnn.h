@@ -1,0 +1,310 @@
+// One step of a recurrent cell, forward and backward, over B rows: the products of gemm.h with the cell's gate mathematics
+// on the accumulators while they are still in L1.
+//
+// A packed panel holds all that N hidden units need: their accumulators' initial values (biases), peepholes, and the
+// columns of W_ih, W_hh and, where the cell has a second product, its columns of W_hh:
+//   (A + peepholes, N)   (I, input gates, N)   (H, state gates, N)   (H, late gates, N)
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <type_traits>
+
+#include "core/table.h"
+#include "cpu/gemm.h"
+
+namespace fusedstep::ISA {
+
+template <class Cell>
+struct Layout {
+  using T = typename Cell::Scalar;
+  static constexpr std::size_t N = Vec<T>::size, kStart = (Cell::accumulators + Cell::peepholes) * N;
+  std::size_t I, H;
+
+  std::size_t panels() const { return (H + N - 1) / N; }
+  std::size_t state() const { return kStart + I * Cell::InputGates::count * N; }
+  std::size_t late() const { return state() + H * Cell::StateGates::count * N; }
+  std::size_t size() const { return late() + H * Cell::LateGates::count * N; }
+};
+
+template <class T>
+const T* as(const void* p) {
+  return static_cast<const T*>(p);
+}
+template <class T>
+T* as(void* p) {
+  return static_cast<T*>(p);
+}
+
+// start[accumulator] += the bias of each gate, for the hidden units from `unit` on.
+template <class Gates, class T>
+void add_bias(const T* bias, std::size_t H, std::size_t unit, T* start) {
+  if (!bias) return;
+  for (int c = 0; c < Gates::count; ++c) {
+    T* const to = start + Gates::accumulators[c] * Vec<T>::size;
+    store(to, load<T>(to) + load_some<T>(bias + (Gates::first + c) * H + unit, H - unit));
+  }
+}
+
+// The parts of panel `index` that the first product needs, or those of the second one.
+template <class Cell>
+void pack_panel(const CellWeights& w, const Layout<Cell>& layout, std::size_t index, bool late,
+                typename Cell::Scalar* to) {
+  using T = typename Cell::Scalar;
+  constexpr std::size_t N = Layout<Cell>::N;
+  const std::size_t I = layout.I, H = layout.H, unit = index * N;
+  if (late) return pack_transposed<typename Cell::LateGates>(as<T>(w.weight_hh), H, H, unit, to + layout.late());
+  for (int a = 0; a < Cell::accumulators; ++a) store(to + a * N, Vec<T>(T(0)));
+  add_bias<typename Cell::InputGates>(as<T>(w.bias_ih), H, unit, to);
+  add_bias<typename Cell::StateGates>(as<T>(w.bias_hh), H, unit, to);
+  add_bias<typename Cell::LateGates>(as<T>(w.bias_hh), H, unit, to);
+  for (int i = 0; i < Cell::peepholes; ++i)
+    store(to + (Cell::accumulators + i) * N, load_some<T>(as<T>(w.weight_ch) + i * H + unit, H - unit));
+  pack_transposed<typename Cell::InputGates>(as<T>(w.weight_ih), H, I, unit, to + Layout<Cell>::kStart);
+  pack_transposed<typename Cell::StateGates>(as<T>(w.weight_hh), H, H, unit, to + layout.state());
+}
+
+template <class Cell>
+std::size_t packed_bytes(std::size_t I, std::size_t H) {
+  const Layout<Cell> layout{I, H};
+  return layout.panels() * layout.size() * sizeof(typename Cell::Scalar);
+}
+
+template <class Cell>
+void pack(const CellWeights& w, std::size_t I, std::size_t H, void* packed) {
+  const Layout<Cell> layout{I, H};
+  for (std::size_t panel = 0; panel < layout.panels(); ++panel)
+    for (const bool late : {false, true})
+      pack_panel<Cell>(w, layout, panel, late, as<typename Cell::Scalar>(packed) + panel * layout.size());
+}
+
+// The panels as a thread sees them: those of a frozen module, or packed on the way, each used at once.
+template <class Cell>
+class Panels {
+  using T = typename Cell::Scalar;
+
+ public:
+  // How many panels one row passes before the next are packed: all it may where they lie packed already.
+  static std::size_t group(const CellWeights& w) { return w.packed ? kTilePanels<1> : kTilePanels<4>; }
+
+  Panels(const CellWeights& w, const Layout<Cell>& layout, T* room) : weights_(w), layout_(layout), room_(room) {}
+
+  const T* at(std::size_t first, std::size_t count, bool late) {
+    if (weights_.packed) return as<T>(weights_.packed) + first * layout_.size();
+    if (first != first_)
+      for (std::size_t i = 0; i < count; ++i)
+        pack_panel<Cell>(weights_, layout_, first + i, late, room_ + i * layout_.size());
+    first_ = first;
+    return room_;
+  }
+
+ private:
+  const CellWeights& weights_;
+  const Layout<Cell>& layout_;
+  T* const room_;
+  std::size_t first_ = std::size_t(-1);
+};
+
+// Threads for `work` fused multiply-adds: below a few microseconds each, waking them costs more than they give.
+inline int threads_for(double work) { return int(std::clamp(work / (1 << 17), 1.0, double(num_threads()))); }
+
+template <class Cell>
+void forward(const CellForward& call) {
+  using T = typename Cell::Scalar;
+  using V = Vec<T>;
+  using Input = typename Cell::InputGates;
+  using State = typename Cell::StateGates;
+  using Late = typename Cell::LateGates;
+  constexpr int A = Cell::accumulators;
+  constexpr std::size_t N = V::size;
+  constexpr bool has_late = Late::count > 0;
+  const std::size_t B = call.B, I = call.I, H = call.H;
+  const Layout<Cell> layout{I, H};
+  const std::size_t group = Panels<Cell>::group(call.weights);
+
+  // h where it is overwritten while other panels still read it, then what passes from the first product to the second.
+  const bool in_place = call.out[0] == call.state[0];
+  const std::size_t kept_size = has_late ? B * layout.panels() * A * N : 0, rows_size = B * H;
+  T* const kept = as<T>(scratch((kept_size + 2 * rows_size) * sizeof(T), 1));
+  T* const reset_h = kept + kept_size;
+  const T* h = as<T>(call.state[0]);
+  std::size_t ld_h = call.ld_state[0];
+  if (in_place) {
+    T* const copy = reset_h + rows_size;
+    for (std::size_t row = 0; row < B; ++row) std::copy_n(h + row * ld_h, H, copy + row * H);
+    h = copy;
+    ld_h = H;
+  }
+
+  const double work = double(B) * double(H) * double(I * Input::count + H * (State::count + Late::count));
+  parallel(threads_for(work), [&](const Team& team) {
+    const std::size_t room = call.weights.packed ? 0 : std::min(group, layout.panels()) * layout.size();
+    T* const partial_room = as<T>(scratch((std::max(kRowBlock, group) * A * N + room) * sizeof(T)));
+    T* const panel_room = partial_room + std::max(kRowBlock, group) * A * N;
+    const auto partial_of = [&](std::size_t panel, std::size_t row) {
+      return has_late ? kept + (panel * B + row) * A * N : partial_room;
+    };
+    // f(a, s, row, panel's place in the block, unit, lanes) for every vector of hidden units of a block.
+    const auto each_vector = [&](T* partial, std::size_t first, std::size_t panels, std::size_t begin, std::size_t rows,
+                                 auto f) __attribute__((always_inline)) {
+      for (std::size_t row = begin; row < begin + rows; ++row)
+        for (std::size_t p = 0; p < panels; ++p, partial += A * N) {
+          const std::size_t unit = (first + p) * N, lanes = H - unit;
+          V a[A], s[Cell::states];
+          for (int i = 0; i < A; ++i) a[i] = load<T>(partial + i * N);
+          s[0] = load_some<T>(h + row * ld_h + unit, lanes);
+          for (int i = 1; i < Cell::states; ++i)
+            s[i] = load_some<T>(as<T>(call.state[i]) + row * call.ld_state[i] + unit, lanes);
+          f(a, s, partial, row, p, unit, lanes);
+        }
+    };
+    const auto finish = [&](T* partial, const T* panel, std::size_t first, std::size_t panels, std::size_t row,
+                            std::size_t rows) {
+      each_vector(partial, first, panels, row, rows,
+                  [&](V* a, V* s, T*, std::size_t r, std::size_t p, std::size_t unit, std::size_t lanes)
+                      __attribute__((always_inline)) {
+                        V w[Cell::peepholes + 1];
+                        for (int i = 0; i < Cell::peepholes; ++i)
+                          w[i] = load<T>(panel + p * layout.size() + (A + i) * N);
+                        Cell::forward(a, s, w);
+                        for (int i = 0; i < Cell::states; ++i)
+                          store_some(as<T>(call.out[i]) + r * H + unit, s[i], lanes);
+                        if (call.saved)
+                          for (int i = 0; i < Cell::saved; ++i)
+                            store_some(as<T>(call.saved) + (r * Cell::saved + i) * H + unit, a[i], lanes);
+                      });
+    };
+
+    Panels<Cell> panels_of(call.weights, layout, panel_room);
+    split_blocks(team, layout.panels(), B, group, [&](std::size_t first, std::size_t panels, std::size_t row,
+                                                      std::size_t rows) {
+      const T* const panel = panels_of.at(first, panels, false);
+      T* const partial = partial_of(first, row);
+      for (std::size_t r = 0; r < rows; ++r)
+        for (std::size_t p = 0; p < panels; ++p)
+          std::copy_n(panel + p * layout.size(), A * N, partial + (r * panels + p) * A * N);
+      accumulate<A>(rows, panels, partial,
+                    Operand<T, Input>{as<T>(call.x) + row * call.ld_x, std::ptrdiff_t(call.ld_x), 1,
+                                      panel + Layout<Cell>::kStart, layout.size(), I});
+      accumulate<A>(rows, panels, partial,
+                    Operand<T, State>{h + row * ld_h, std::ptrdiff_t(ld_h), 1, panel + layout.state(), layout.size(), H});
+      if constexpr (has_late) {
+        each_vector(partial, first, panels, row, rows,
+                    [&](V* a, V* s, T* at, std::size_t r, std::size_t, std::size_t unit, std::size_t lanes) {
+                      store_some(reset_h + r * H + unit, Cell::reset(a, s[0]), lanes);
+                      for (int i = 0; i < A; ++i) store(at + i * N, a[i]);
+                    });
+      } else {
+        finish(partial, panel, first, panels, row, rows);
+      }
+    });
+    if constexpr (has_late) {
+      team.barrier();
+      Panels<Cell> late_panels_of(call.weights, layout, panel_room);
+      split_blocks(team, layout.panels(), B, group,
+                   [&](std::size_t first, std::size_t panels, std::size_t row, std::size_t rows) {
+                     const T* const panel = late_panels_of.at(first, panels, true);
+                     T* const partial = partial_of(first, row);
+                     accumulate<A>(rows, panels, partial,
+                                   Operand<T, Late>{reset_h + row * H, std::ptrdiff_t(H), 1, panel + layout.late(),
+                                                    layout.size(), H});
+                     finish(partial, panel, first, panels, row, rows);
+                   });
+    }
+  });
+}
+
+inline constexpr std::size_t kSumBlock = 256;  // of the batch, in sums over it: one chain would lose accuracy
+
+template <class Cell>
+void backward(const CellBackward& call) {
+  using T = typename Cell::Scalar;
+  using V = Vec<T>;
+  constexpr std::size_t N = V::size, G = Cell::gates;
+  constexpr bool has_late = Cell::LateGates::count > 0;
+  constexpr std::size_t state_gates = has_late ? Cell::LateGates::first : G;  // gates whose product sees h, not r·h
+  const std::size_t B = call.B, I = call.I, H = call.H, GH = G * H;
+
+  // Gradients of the preactivations as the input's product sees them, and as the state's does.
+  constexpr std::size_t extra = (Cell::separate_state_gradients ? G : 0) + Cell::peepholes + (has_late ? 2 : 0);
+  T* const dgates = as<T>(scratch((G + extra) * B * H * sizeof(T), 1));
+  T* const dgates_state = Cell::separate_state_gradients ? dgates + B * GH : dgates;
+  T* const rest = dgates_state + B * GH;  // (peepholes, B, H) terms of their gradients, or r·h and its gradient, (B, H) each
+  T* const dh = as<T>(call.dstate[0]);
+  const T* const h = as<T>(call.state[0]);
+  const std::size_t ld_h = call.ld_state[0];
+  const T* const weight_ih = as<T>(call.weights.weight_ih);
+  const T* const weight_hh = as<T>(call.weights.weight_hh);
+
+  parallel(threads_for(2 * double(B) * double(H) * double(G) * double(I + H)), [&](const Team& team) {
+    // f(row, unit, lanes) for this thread's share of the rows' vectors.
+    const auto each_vector = [&](auto f) __attribute__((always_inline)) {
+      const std::size_t vectors = (H + N - 1) / N;
+      const Share share(B * vectors, 1, team.thread, team.threads);
+      for (std::size_t at = share.begin; at < share.end; ++at) f(at / vectors, at % vectors * N, H - at % vectors * N);
+    };
+    each_vector([&](std::size_t row, std::size_t unit, std::size_t lanes) {
+      V a[Cell::saved], s[Cell::states], next[Cell::states], ds[Cell::states], w[Cell::peepholes + 1], da[G], da_state[G];
+      const std::size_t at = row * H + unit;
+      for (int i = 0; i < Cell::saved; ++i)
+        a[i] = load_some<T>(as<T>(call.saved) + (row * Cell::saved + i) * H + unit, lanes);
+      for (int i = 0; i < Cell::states; ++i) {
+        s[i] = load_some<T>(as<T>(call.state[i]) + row * call.ld_state[i] + unit, lanes);
+        next[i] = load_some<T>(as<T>(call.out[i]) + at, lanes);
+        ds[i] = load_some<T>(as<T>(call.dout[i]) + at, lanes);
+      }
+      for (int i = 0; i < Cell::peepholes; ++i)
+        w[i] = load_some<T>(as<T>(call.weights.weight_ch) + i * H + unit, lanes);
+      Cell::backward(a, s, next, ds, w, da, da_state);
+      for (std::size_t i = 0; i < G; ++i) {
+        store_some(dgates + row * GH + i * H + unit, da[i], lanes);
+        if constexpr (Cell::separate_state_gradients) store_some(dgates_state + row * GH + i * H + unit, da_state[i], lanes);
+      }
+      for (int i = 0; i < Cell::states; ++i) store_some(as<T>(call.dstate[i]) + at, ds[i], lanes);
+      if constexpr (Cell::peepholes > 0)
+        for (int i = 0; i < Cell::peepholes; ++i)
+          store_some(rest + i * B * H + at, da[Cell::peephole_gate[i]] * (Cell::peephole_sees_next[i] ? next : s)[1], lanes);
+    });
+    team.barrier();
+
+    T* const reset_h = rest;
+    if constexpr (has_late) {
+      T* const dreset_h = rest + B * H;
+      multiply(team, B, H, (G - state_gates) * H, dgates + state_gates * H, GH, 1, weight_hh + state_gates * H * H, H,
+               dreset_h, H, false, GH);
+      team.barrier();
+      each_vector([&](std::size_t row, std::size_t unit, std::size_t lanes) {
+        const std::size_t at = row * H + unit;
+        const V r = load_some<T>(as<T>(call.saved) + row * Cell::saved * H + unit, lanes);
+        const V state = load_some<T>(h + row * ld_h + unit, lanes);
+        V dr, direct = load_some<T>(dh + at, lanes);
+        Cell::reset_backward(r, state, load_some<T>(dreset_h + at, lanes), dr, direct);
+        store_some(dgates + row * GH + unit, dr, lanes);
+        store_some(dh + at, direct, lanes);
+        store_some(reset_h + at, r * state, lanes);
+      });
+      team.barrier();
+    }
+
+    multiply(team, B, I, GH, dgates, GH, 1, weight_ih, I, as<T>(call.dx), I, false, GH);
+    multiply(team, B, H, state_gates * H, dgates_state, GH, 1, weight_hh, H, dh, H, true, GH);
+
+    // Sums over the batch: M columns of gate gradients with N columns of what those gates' weights multiplied.
+    const auto sum_over_batch = [&](const T* d, std::size_t ld_d, std::size_t M, const T* y, std::size_t ld_y,
+                                    std::size_t columns, void* to, std::size_t offset = 0) {
+      multiply(team, M, columns, B, d, 1, ld_d, y, ld_y, as<T>(to) + offset, columns, false, kSumBlock);
+    };
+    sum_over_batch(dgates, GH, GH, as<T>(call.x), call.ld_x, I, call.dweight_ih);
+    sum_over_batch(dgates_state, GH, state_gates * H, h, ld_h, H, call.dweight_hh);
+    if constexpr (has_late)
+      sum_over_batch(dgates + state_gates * H, GH, (G - state_gates) * H, reset_h, H, H, call.dweight_hh,
+                     state_gates * H * H);
+    const T one = 1;
+    sum_over_batch(&one, 0, 1, dgates, GH, GH, call.dbias_ih);
+    sum_over_batch(&one, 0, 1, dgates_state, GH, GH, call.dbias_hh);
+    for (int i = 0; i < Cell::peepholes; ++i)
+      sum_over_batch(&one, 0, 1, rest + i * B * H, H, H, call.dweight_ch, i * H);
+  });
+}
+
+}  // namespace fusedstep::ISA

@@ -1,0 +1,261 @@
+// Vec<T>: one hardware register of floats or doubles over GCC/Clang vector extensions.
+//
+// Rules, cells and math.h are written over it. What they may use: + − × ÷, comparisons, and the free functions below.
+// `fma` is one rounding on every instruction set (the build forbids contraction, so a*b+c is two); the portable set
+// emulates it for float and calls libm's for double. The build sets kVectorBytes through FUSEDSTEP_VECTOR_BYTES.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#include "core/fn.h"
+
+namespace fusedstep::ISA {
+
+inline constexpr int kVectorBytes = FUSEDSTEP_VECTOR_BYTES;
+
+#if defined(__AVX512F__)
+inline constexpr int kHardwareBytes = 64;
+#elif defined(__AVX2__)
+inline constexpr int kHardwareBytes = 32;
+#else
+inline constexpr int kHardwareBytes = 16;
+#endif
+#if defined(__AVX512F__) || defined(__aarch64__)
+inline constexpr int kRegisters = 32;
+#else
+inline constexpr int kRegisters = 16;
+#endif
+// False only in the test build that runs the 16-lane kernels on an AVX2 machine: it takes the lane loops.
+inline constexpr bool kNative = kVectorBytes == kHardwareBytes;
+
+// The compiler's vector types, by name for each element: GCC drops the attribute from a typedef of a template parameter.
+template <class T>
+struct Register;
+template <>
+struct Register<float> {
+  using Integer = std::int32_t;
+  typedef float Raw __attribute__((vector_size(kVectorBytes)));
+  typedef Integer Bits __attribute__((vector_size(kVectorBytes)));
+};
+template <>
+struct Register<double> {
+  using Integer = std::int64_t;
+  typedef double Raw __attribute__((vector_size(kVectorBytes)));
+  typedef Integer Bits __attribute__((vector_size(kVectorBytes)));
+};
+
+template <class T>
+struct Vec {
+  using Scalar = T;
+  using Integer = typename Register<T>::Integer;
+  using Raw = typename Register<T>::Raw;
+  using Bits = typename Register<T>::Bits;
+  static constexpr int size = kVectorBytes / int(sizeof(T));
+
+  Raw raw;
+
+  Vec() = default;
+  FN Vec(Raw x) : raw(x) {}
+  FN Vec(T x) : raw(x - Raw{}) {}  // broadcast (x - 0 keeps -0)
+
+  FN friend Vec operator+(Vec a, Vec b) { return a.raw + b.raw; }
+  FN friend Vec operator-(Vec a, Vec b) { return a.raw - b.raw; }
+  FN friend Vec operator*(Vec a, Vec b) { return a.raw * b.raw; }
+  FN friend Vec operator/(Vec a, Vec b) { return a.raw / b.raw; }
+  FN friend Vec operator-(Vec a) { return -a.raw; }
+
+  // Lane masks: all ones or all zeros, combined with & | and used by select().
+  FN friend Bits operator<(Vec a, Vec b) { return a.raw < b.raw; }
+  FN friend Bits operator>(Vec a, Vec b) { return a.raw > b.raw; }
+  FN friend Bits operator<=(Vec a, Vec b) { return a.raw <= b.raw; }
+  FN friend Bits operator>=(Vec a, Vec b) { return a.raw >= b.raw; }
+  FN friend Bits operator==(Vec a, Vec b) { return a.raw == b.raw; }
+  FN friend Bits operator!=(Vec a, Vec b) { return a.raw != b.raw; }
+};
+
+template <class V>
+using Bits = typename V::Bits;
+
+template <class T>
+FN Bits<Vec<T>> to_bits(Vec<T> a) {
+  return reinterpret_cast<Bits<Vec<T>>>(a.raw);
+}
+template <class V>
+FN V from_bits(Bits<V> bits) {
+  return V(reinterpret_cast<typename V::Raw>(bits));
+}
+
+template <class T>
+FN Vec<T> select(Bits<Vec<T>> mask, Vec<T> a, Vec<T> b) {
+  return mask ? a.raw : b.raw;
+}
+
+// NaN in either argument gives NaN (as torch.maximum); max(-0, +0) is its second argument.
+template <class T>
+FN Vec<T> max(Vec<T> a, Vec<T> b) {
+  return select<T>((a > b) | (a != a), a, b);
+}
+template <class T>
+FN Vec<T> min(Vec<T> a, Vec<T> b) {
+  return select<T>((a < b) | (a != a), a, b);
+}
+
+template <class T>
+FN Vec<T> abs(Vec<T> a) {
+  using V = Vec<T>;
+  return from_bits<V>(to_bits(a) & ~to_bits(V(T(-0.0))));
+}
+// |a| with the sign of b.
+template <class T>
+FN Vec<T> copysign(Vec<T> a, Vec<T> b) {
+  using V = Vec<T>;
+  const auto sign = to_bits(V(T(-0.0)));
+  return from_bits<V>((to_bits(a) & ~sign) | (to_bits(b) & sign));
+}
+
+template <class T>
+FN Vec<T> sqrt(Vec<T> a) {
+#if defined(__AVX512F__)
+  if constexpr (kNative && sizeof(T) == 4) return _mm512_sqrt_ps(a.raw);
+  if constexpr (kNative && sizeof(T) == 8) return _mm512_sqrt_pd(a.raw);
+#elif defined(__AVX2__)
+  if constexpr (kNative && sizeof(T) == 4) return _mm256_sqrt_ps(a.raw);
+  if constexpr (kNative && sizeof(T) == 8) return _mm256_sqrt_pd(a.raw);
+#elif defined(__aarch64__)
+  if constexpr (sizeof(T) == 4) return vsqrtq_f32(a.raw);
+  if constexpr (sizeof(T) == 8) return vsqrtq_f64(a.raw);
+#elif defined(__SSE2__)
+  if constexpr (sizeof(T) == 4) return __builtin_ia32_sqrtps(a.raw);
+  if constexpr (sizeof(T) == 8) return __builtin_ia32_sqrtpd(a.raw);
+#endif
+  Vec<T> r;
+  for (int i = 0; i < Vec<T>::size; ++i) r.raw[i] = std::sqrt(a.raw[i]);
+  return r;
+}
+
+// a*b + c for float without hardware fma: the product is exact in double; the sum is rounded to odd (so that the second
+// rounding, to float, is the only one that counts). Boldo and Melquiond, "Emulation of FMA and correctly rounded sums:
+// proved algorithms using rounding to odd", 2008.
+FN Vec<float> fma_through_double(Vec<float> a, Vec<float> b, Vec<float> c) {
+  typedef double Wide __attribute__((vector_size(2 * kVectorBytes)));
+  typedef std::int64_t WideBits __attribute__((vector_size(2 * kVectorBytes)));
+  const Wide product = __builtin_convertvector(a.raw, Wide) * __builtin_convertvector(b.raw, Wide);
+  const Wide addend = __builtin_convertvector(c.raw, Wide);
+  const Wide sum = product + addend;
+  const Wide shift = sum - product;
+  const Wide error = (product - (sum - shift)) + (addend - shift);  // exact (Knuth's two-sum)
+  WideBits bits = reinterpret_cast<WideBits>(sum);
+  const WideBits inexact = (error > 0) | (error < 0);  // false for NaN: the sum is inf or NaN and stays
+  const WideBits even = (bits & 1) == 0;
+  const WideBits away = (error > 0) == (sum > 0);
+  bits += (inexact & even) & ((away & 1) | (~away & -1));
+  return __builtin_convertvector(reinterpret_cast<Wide>(bits), Vec<float>::Raw);
+}
+
+template <class T>
+FN Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
+#if defined(__AVX512F__)
+  if constexpr (kNative && sizeof(T) == 4) return _mm512_fmadd_ps(a.raw, b.raw, c.raw);
+  if constexpr (kNative && sizeof(T) == 8) return _mm512_fmadd_pd(a.raw, b.raw, c.raw);
+#elif defined(__FMA__)
+  if constexpr (kNative && sizeof(T) == 4) return _mm256_fmadd_ps(a.raw, b.raw, c.raw);
+  if constexpr (kNative && sizeof(T) == 8) return _mm256_fmadd_pd(a.raw, b.raw, c.raw);
+#elif defined(__aarch64__)
+  if constexpr (sizeof(T) == 4) return vfmaq_f32(c.raw, a.raw, b.raw);
+  if constexpr (sizeof(T) == 8) return vfmaq_f64(c.raw, a.raw, b.raw);
+#else
+  if constexpr (sizeof(T) == 4) return fma_through_double(a, b, c);
+#endif
+  Vec<T> r;
+  for (int i = 0; i < Vec<T>::size; ++i) r.raw[i] = std::fma(a.raw[i], b.raw[i], c.raw[i]);
+  return r;
+}
+
+// Nearest integer, ties to even, for |a| < 2^(mantissa bits - 1): adding 1.5·2^p leaves no fraction bits.
+template <class T>
+FN Vec<T> round(Vec<T> a) {
+  const Vec<T> magic(sizeof(T) == 4 ? T(0x1.8p23) : T(0x1.8p52));
+  return (a + magic) - magic;
+}
+// 2^n for integral n in the range of normal exponents.
+template <class T>
+FN Vec<T> pow2(Vec<T> n) {
+  using V = Vec<T>;
+  const V magic(sizeof(T) == 4 ? T(0x1.8p23) : T(0x1.8p52));
+  const auto integer = to_bits(n + magic) - to_bits(magic);
+  constexpr int mantissa = sizeof(T) == 4 ? 23 : 52, bias = sizeof(T) == 4 ? 127 : 1023;
+  return from_bits<V>((integer + bias) << mantissa);
+}
+
+// Memory. `load` and `store` take any alignment. `load_n` and `store_n` touch the first n < size elements only; the
+// missing lanes read as zero. `S` is the storage type.
+template <class T, class S>
+FN Vec<T> load(const S* p) {
+  static_assert(std::is_same_v<S, T>, "a storage type needs its conversion here");
+  Vec<T> r;
+  __builtin_memcpy(&r.raw, p, sizeof r.raw);
+  return r;
+}
+template <class T, class S>
+FN void store(S* p, Vec<T> a) {
+  static_assert(std::is_same_v<S, T>, "a storage type needs its conversion here");
+  __builtin_memcpy(p, &a.raw, sizeof a.raw);
+}
+
+// As many consecutive elements as D has lanes, widened to double.
+template <class D, class S>
+FN D widen(const S* p) {
+  typedef S Narrow __attribute__((vector_size(D::size * sizeof(S))));
+  Narrow narrow;
+  __builtin_memcpy(&narrow, p, sizeof narrow);
+  return D(__builtin_convertvector(narrow, typename D::Raw));
+}
+
+template <class V>
+FN Bits<V> first_lanes(int n) {
+  using I = typename V::Integer;
+  Bits<V> lane;
+  for (int i = 0; i < V::size; ++i) lane[i] = I(i);
+  return lane < I(n);
+}
+
+template <class T, class S>
+FN Vec<T> load_n(const S* p, int n) {
+  static_assert(std::is_same_v<S, T>, "a storage type needs its conversion here");
+#if defined(__AVX512F__)
+  if constexpr (kNative && sizeof(T) == 4) return _mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p);
+  if constexpr (kNative && sizeof(T) == 8) return _mm512_maskz_loadu_pd(__mmask8((1u << n) - 1), p);
+#elif defined(__AVX2__)
+  using V = Vec<T>;
+  if constexpr (kNative && sizeof(T) == 4) return _mm256_maskload_ps(p, (__m256i)first_lanes<V>(n));
+  if constexpr (kNative && sizeof(T) == 8) return _mm256_maskload_pd(p, (__m256i)first_lanes<V>(n));
+#endif
+  Vec<T> r;
+  r.raw = typename Vec<T>::Raw{};
+  for (int i = 0; i < n; ++i) r.raw[i] = p[i];
+  return r;
+}
+template <class T, class S>
+FN void store_n(S* p, Vec<T> a, int n) {
+  static_assert(std::is_same_v<S, T>, "a storage type needs its conversion here");
+#if defined(__AVX512F__)
+  if constexpr (kNative && sizeof(T) == 4) return _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), a.raw);
+  if constexpr (kNative && sizeof(T) == 8) return _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1), a.raw);
+#elif defined(__AVX2__)
+  using V = Vec<T>;
+  if constexpr (kNative && sizeof(T) == 4) return _mm256_maskstore_ps(p, (__m256i)first_lanes<V>(n), a.raw);
+  if constexpr (kNative && sizeof(T) == 8) return _mm256_maskstore_pd(p, (__m256i)first_lanes<V>(n), a.raw);
+#endif
+  for (int i = 0; i < n; ++i) p[i] = a.raw[i];
+}
+
+}  // namespace fusedstep::ISA

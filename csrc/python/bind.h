@@ -1,0 +1,11 @@
+// The parts of the module `_core`.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace fusedstep::python {
+
+void bind_plan(pybind11::module_& module);
+void bind_cell(pybind11::module_& module);
+
+}  // namespace fusedstep::python

@@ -1,0 +1,328 @@
+// Recurrent cells: arrays in, one indexed call out.
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <optional>
+
+#include "core/table.h"
+#include "python/arrays.h"
+#include "python/bind.h"
+
+namespace fusedstep::python {
+namespace {
+
+constexpr double kReleaseGil = 1 << 17;  // fused multiply-adds: about 5 µs
+constexpr int kMaxStates = 2;
+constexpr const char* kStateNames[kMaxStates] = {"h", "c"};
+constexpr const char* kOutNames[kMaxStates] = {"out[0]", "out[1]"};
+constexpr const char* kWeightNames[] = {"weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_ch"};
+constexpr int kWeights = 5;
+
+const CellEntry& find_cell(const std::string& kind) {
+  for (int i = 0; i < table().n_cells; ++i)
+    if (table().cells[i].name == kind) return table().cells[i];
+  throw py::key_error("no cell is called " + kind);
+}
+
+// A cell's weight arrays, checked; absent ones are null.
+struct Weights {
+  const CellEntry* cell;
+  std::array<py::object, kWeights> objects;
+  Keep keep;
+  std::array<std::optional<Array>, kWeights> arrays;
+  std::size_t I, H;
+  Dtype dtype;
+
+  Weights(const std::string& kind, const py::dict& weights) : cell(&find_cell(kind)) {
+    for (const auto& item : weights)
+      if (std::none_of(kWeightNames, kWeightNames + kWeights,
+                       [&](const char* name) { return py::str(item.first).equal(py::str(name)); }))
+        throw py::value_error("weights: no weight is called " + py::repr(item.first).cast<std::string>());
+    for (int i = 0; i < kWeights; ++i) {
+      objects[i] = weights.attr("get")(kWeightNames[i], py::none());
+      if (!objects[i].is_none()) arrays[i] = array(objects[i].ptr(), {kWeightNames[i]}, keep);
+    }
+    for (int i = 0; i < 2; ++i)
+      if (!arrays[i]) throw py::type_error(std::string(kWeightNames[i]) + ": expected an array, got None");
+    if (bool(arrays[4]) != (cell->peepholes > 0))
+      value_error({"weight_ch"}, arrays[4] ? kind + " has no peepholes" : "expected an array, got None");
+
+    const Array& ih = *arrays[0];
+    const Array& hh = *arrays[1];
+    if (hh.nd != 2 || hh.shape[1] < 1 || hh.shape[0] != cell->gates * hh.shape[1])
+      value_error({"weight_hh"}, "expected shape (" + std::to_string(cell->gates) + "*hidden_size, hidden_size), got " +
+                                     shape_text(hh.nd, hh.shape));
+    const Py_ssize_t hidden = hh.shape[1], rows = hh.shape[0];
+    if (ih.nd != 2) value_error({"weight_ih"}, "expected shape (" + std::to_string(rows) + ", input_size), got " +
+                                                   shape_text(ih.nd, ih.shape));
+    I = std::size_t(ih.shape[1]);
+    H = std::size_t(hidden);
+    dtype = ih.dtype;
+    check_shape(ih, {"weight_ih"}, {rows, ih.shape[1]});
+    for (int i = 2; i < 4; ++i)
+      if (arrays[i]) check_shape(*arrays[i], {kWeightNames[i]}, {rows});
+    if (arrays[4]) check_shape(*arrays[4], {"weight_ch"}, {cell->peepholes, hidden});
+    for (int i = 0; i < kWeights; ++i) {
+      if (!arrays[i]) continue;
+      check_dtype(*arrays[i], {kWeightNames[i]}, dtype);
+      check_contiguous(*arrays[i], {kWeightNames[i]});
+    }
+  }
+
+  const void* data(int i) const { return arrays[i] ? arrays[i]->data : nullptr; }
+  CellWeights pointers(const void* packed) const {
+    return {data(0), data(1), data(2), data(3), data(4), packed};
+  }
+};
+
+// B rows of n elements, or one row given as a vector; rows may lie apart.
+struct Rows {
+  Array fields;
+  std::size_t ld;
+};
+Rows rows(PyObject* object, const Name& name, const Weights& w, bool vector, std::size_t B, std::size_t n, Keep& keep) {
+  const Array a = array(object, name, keep);
+  check_dtype(a, name, w.dtype);
+  if (vector)
+    check_shape(a, name, {Py_ssize_t(n)});
+  else
+    check_shape(a, name, {Py_ssize_t(B), Py_ssize_t(n)});
+  const Py_ssize_t element = Py_ssize_t(size_of(w.dtype));
+  if (a.contiguous()) return {a, n};
+  const bool apart = !vector && (n == 1 || a.strides[1] == element) && a.strides[0] % element == 0 && a.strides[0] > 0;
+  if (!apart) check_contiguous(a, name);
+  return {a, std::size_t(a.strides[0] / element)};
+}
+
+// The arrays of a state given as a tuple or, where the cell has one, as an array.
+PyObject* state_item(PyObject* state, int i, int states, const char* name) {
+  if (states == 1) return state;
+  if (!PyTuple_Check(state) && !PyList_Check(state))
+    type_error({name}, std::string("expected a tuple (h, c), got ") + Py_TYPE(state)->tp_name);
+  if (PySequence_Fast_GET_SIZE(state) != states)
+    value_error({name}, "expected a tuple (h, c), got " + std::to_string(PySequence_Fast_GET_SIZE(state)) + " items");
+  return PySequence_Fast_GET_ITEM(state, i);
+}
+
+py::object state_of(const std::array<py::object, kMaxStates>& arrays, int states) {
+  return states == 1 ? arrays[0] : py::object(py::make_tuple(arrays[0], arrays[1]));
+}
+
+py::array empty(const Weights& w, std::initializer_list<std::size_t> shape) {
+  return py::array(numpy_dtype(w.dtype), std::vector<Py_ssize_t>(shape.begin(), shape.end()));
+}
+py::array empty_rows(const Weights& w, bool vector, std::size_t B, std::size_t n) {
+  return vector ? empty(w, {n}) : empty(w, {B, n});
+}
+
+// Shape of a step's input: B rows, or one row given as a vector.
+struct Batch {
+  Array x;
+  bool vector;
+  std::size_t B;
+
+  Batch(const py::object& object, const Weights& w, Keep& keep) : x(array(object.ptr(), {"x"}, keep)) {
+    if (x.nd != 1 && x.nd != 2)
+      value_error({"x"}, "expected shape (batch, " + std::to_string(w.I) + ") or (" + std::to_string(w.I) + ",), got " +
+                             shape_text(x.nd, x.shape));
+    vector = x.nd == 1;
+    B = vector ? 1 : std::size_t(x.shape[0]);
+  }
+};
+
+py::object forward(const Weights& w, const void* packed, const py::object& x, const py::object& state,
+                   const py::object& out, bool tape) {
+  const int states = w.cell->states;
+  Keep keep;
+  const Batch batch(x, w, keep);
+  const bool vector = batch.vector;
+  const std::size_t B = batch.B, H = w.H;
+  CellForward call{.B = B, .I = w.I, .H = H, .weights = w.pointers(packed), .x = nullptr, .ld_x = 0, .state = {},
+                   .ld_state = {}, .out = {}, .saved = nullptr};
+  const Rows input = rows(x.ptr(), {"x"}, w, vector, B, w.I, keep);
+  call.x = input.fields.data;
+  call.ld_x = input.ld;
+
+  std::array<Extent, 1 + kMaxStates> read{extent(input.fields)};
+  for (int i = 0; i < states; ++i) {
+    if (state.is_none()) keep.push_back(zeros({Py_ssize_t(B), Py_ssize_t(H)}, w.dtype));
+    const Rows s = state.is_none() ? Rows{array(keep.back().ptr(), {kStateNames[i]}, keep), H}
+                                   : rows(state_item(state.ptr(), i, states, "state"), {kStateNames[i]}, w, vector, B, H, keep);
+    call.state[i] = s.fields.data;
+    call.ld_state[i] = s.ld;
+    read[std::size_t(1 + i)] = extent(s.fields);
+  }
+
+  std::array<py::object, kMaxStates> results;
+  for (int i = 0; i < states; ++i) {
+    if (out.is_none()) {
+      py::array result = empty_rows(w, vector, B, H);
+      call.out[i] = result.mutable_data();
+      results[std::size_t(i)] = std::move(result);
+      continue;
+    }
+    const Name name{states == 1 ? "out" : kOutNames[i]};
+    const Rows to = rows(state_item(out.ptr(), i, states, "out"), name, w, vector, B, H, keep);
+    check_contiguous(to.fields, name);
+    check_writeable(to.fields, name);
+    const Extent written = extent(to.fields);
+    const auto apart = [&](const Extent& other, const char* what) {
+      if (written.overlaps(other)) value_error(name, std::string("expected memory of its own, got an overlap with ") + what);
+    };
+    apart(read[0], "x");
+    for (int j = 0; j < states; ++j)  // a state may be updated in place
+      if (i != j || to.fields.data != call.state[j] || call.ld_state[j] != H) apart(read[std::size_t(1 + j)], kStateNames[j]);
+    for (int j = 0; j < i; ++j)
+      apart({static_cast<char*>(call.out[j]), static_cast<char*>(call.out[j]) + to.fields.bytes()}, kOutNames[j]);
+    for (int j = 0; j < kWeights; ++j)
+      if (w.arrays[j]) apart(extent(*w.arrays[j]), kWeightNames[j]);
+    call.out[i] = to.fields.data;
+  }
+
+  py::object saved = py::none();
+  if (tape) {
+    py::array room = empty(w, {B, std::size_t(w.cell->saved) * H});
+    call.saved = room.mutable_data();
+    saved = std::move(room);
+  }
+  {
+    const double work = double(B) * double(H) * double(w.I + H) * w.cell->gates;
+    const MaybeReleaseGil release(work > kReleaseGil);
+    w.cell->forward[int(w.dtype)](call);
+  }
+  py::object result = out.is_none() ? state_of(results, states) : out;
+  return tape ? py::object(py::make_tuple(result, saved)) : result;
+}
+
+py::tuple cell_backward(const std::string& kind, const py::dict& weights, const py::object& x, const py::sequence& state,
+                        const py::sequence& out, const py::object& saved, const py::sequence& dout) {
+  const Weights w(kind, weights);
+  const int states = w.cell->states;
+  Keep keep;
+  const Batch batch(x, w, keep);
+  const bool vector = batch.vector;
+  const std::size_t B = batch.B, I = w.I, H = w.H, GH = std::size_t(w.cell->gates) * H;
+  CellBackward call{};
+  call.B = B;
+  call.I = I;
+  call.H = H;
+  call.weights = w.pointers(nullptr);
+  const Rows input = rows(x.ptr(), {"x"}, w, vector, B, I, keep);
+  call.x = input.fields.data;
+  call.ld_x = input.ld;
+
+  // Zeros stand for what is None; what has rows apart is copied where the kernel wants it whole.
+  const auto given = [&](const py::object& object, const char* name) {
+    if (!object.is_none()) return rows(object.ptr(), {name}, w, vector, B, H, keep);
+    keep.push_back(zeros({Py_ssize_t(B), Py_ssize_t(H)}, w.dtype));
+    return Rows{array(keep.back().ptr(), {name}, keep), H};
+  };
+  const auto whole = [&](const py::object& object, const char* name) {
+    const Rows r = given(object, name);
+    if (r.ld != H) check_contiguous(r.fields, {name});
+    return r.fields.data;
+  };
+  constexpr const char* gradient_names[kMaxStates] = {"dh", "dc"};
+  for (int i = 0; i < states; ++i) {
+    const Rows s = given(state[std::size_t(i)], kStateNames[i]);
+    call.state[i] = s.fields.data;
+    call.ld_state[i] = s.ld;
+    call.out[i] = whole(out[std::size_t(i)], kOutNames[i]);
+    call.dout[i] = whole(dout[std::size_t(i)], gradient_names[i]);
+  }
+  const Array tape = array(saved.ptr(), {"saved"}, keep);
+  check_dtype(tape, {"saved"}, w.dtype);
+  check_shape(tape, {"saved"}, {Py_ssize_t(B), Py_ssize_t(std::size_t(w.cell->saved) * H)});
+  check_contiguous(tape, {"saved"});
+  call.saved = tape.data;
+
+  py::array dx = empty_rows(w, vector, B, I);
+  call.dx = dx.mutable_data();
+  py::tuple dstate{std::size_t(states)};
+  for (int i = 0; i < states; ++i) {
+    py::array d = empty_rows(w, vector, B, H);
+    call.dstate[i] = d.mutable_data();
+    dstate[std::size_t(i)] = d;
+  }
+  // Gradients of absent weights are computed into arrays that are dropped.
+  std::array<py::array, kWeights> gradients{empty(w, {GH, I}), empty(w, {GH, H}), empty(w, {GH}), empty(w, {GH}),
+                                            empty(w, {std::size_t(w.cell->peepholes), H})};
+  call.dweight_ih = gradients[0].mutable_data();
+  call.dweight_hh = gradients[1].mutable_data();
+  call.dbias_ih = gradients[2].mutable_data();
+  call.dbias_hh = gradients[3].mutable_data();
+  call.dweight_ch = gradients[4].mutable_data();
+  {
+    const py::gil_scoped_release release;
+    w.cell->backward[int(w.dtype)](call);
+  }
+  py::dict named;
+  for (int i = 0; i < kWeights; ++i)
+    if (w.arrays[i]) named[kWeightNames[i]] = gradients[std::size_t(i)];
+  return py::make_tuple(dx, dstate, named);
+}
+
+// Weights that are checked once and, while frozen, a packed snapshot of them.
+class Cell {
+ public:
+  Cell(const std::string& kind, const py::dict& weights) : weights_(kind, weights) {}
+
+  bool frozen() const { return packed_ != nullptr; }
+  void freeze() {
+    const CellEntry& cell = *weights_.cell;
+    const int dtype = int(weights_.dtype);
+    const std::size_t bytes = cell.packed_bytes[dtype](weights_.I, weights_.H);
+    packed_array_ = zeros({Py_ssize_t(bytes / size_of(weights_.dtype))}, weights_.dtype);
+    packed_ = packed_array_.mutable_data();
+    cell.pack[dtype](weights_.pointers(nullptr), weights_.I, weights_.H, packed_);
+  }
+  void unfreeze() {
+    packed_ = nullptr;
+    packed_array_ = py::array();
+  }
+
+  py::object step(const py::object& x, const py::object& state, const py::object& out, bool tape) const {
+    const py::array hold = packed_array_;  // another thread may unfreeze while this one computes
+    return forward(weights_, packed_, x, state, out, tape);
+  }
+
+ private:
+  const Weights weights_;
+  py::array packed_array_;
+  void* packed_ = nullptr;
+};
+
+py::dict cells() {
+  py::dict cells;
+  for (int i = 0; i < table().n_cells; ++i) {
+    const CellEntry& cell = table().cells[i];
+    py::dict row;
+    row["gates"] = cell.gates;
+    row["states"] = cell.states;
+    row["saved"] = cell.saved;
+    row["peepholes"] = cell.peepholes;
+    cells[cell.name] = row;
+  }
+  return cells;
+}
+
+}  // namespace
+
+void bind_cell(py::module_& module) {
+  py::class_<Cell>(module, "Cell", py::is_final())
+      .def(py::init<const std::string&, const py::dict&>())
+      .def_property_readonly("frozen", &Cell::frozen)
+      .def("freeze", &Cell::freeze)
+      .def("unfreeze", &Cell::unfreeze)
+      .def("forward", &Cell::step);
+  module.def("cell_forward", [](const std::string& kind, const py::dict& weights, const py::object& x,
+                                const py::object& state, const py::object& out, bool tape) {
+    return forward(Weights(kind, weights), nullptr, x, state, out, tape);
+  });
+  module.def("cell_backward", &cell_backward);
+  module.def("cells", &cells);
+}
+
+}  // namespace fusedstep::python

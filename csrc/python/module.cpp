@@ -1,0 +1,95 @@
+// The module fusedstep._core: what the package's Python calls.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <mutex>
+
+#include "core/table.h"
+#include "cpu/threads.h"
+#include "python/arrays.h"
+#include "python/bind.h"
+
+namespace fusedstep::python {
+namespace {
+
+py::dict build_info() {
+#if defined(__clang__)
+  const std::string compiler = "clang " __clang_version__;
+#else
+  const std::string compiler = "gcc " __VERSION__;
+#endif
+  py::dict info;
+  info["version"] = FUSEDSTEP_VERSION;
+  info["compiler"] = compiler;
+  info["isas"] = py::tuple(py::cast(built_isas()));
+  info["isa"] = table().isa;
+  info["threads"] = num_threads();
+  info["cuda"] = false;
+  return info;
+}
+
+void set_threads(const py::object& threads) {
+  const long count = PyIndex_Check(threads.ptr()) ? PyLong_AsLong(py::int_(threads).ptr()) : -1;
+  if (count < 1 || count > kMaxThreads)
+    throw py::value_error("threads must be an integer from 1 to " + std::to_string(kMaxThreads) + ", got " +
+                          py::repr(threads).cast<std::string>());
+  set_num_threads(int(count));
+}
+
+// A function of core/math.h over an array, elementwise.
+py::array math(const std::string& name, const py::object& x) {
+  for (int i = 0; i < table().n_math; ++i) {
+    if (table().math[i].name != name) continue;
+    Keep keep;
+    const Array from = array(x.ptr(), {"x"}, keep);
+    check_contiguous(from, {"x"});
+    py::array to(numpy_dtype(from.dtype), std::vector<Py_ssize_t>(from.shape, from.shape + from.nd));
+    const py::gil_scoped_release release;
+    parallel(1, [&](const Team&) { table().math[i].apply[int(from.dtype)](from.data, to.mutable_data(), from.size()); });
+    return to;
+  }
+  throw py::key_error("no function is called " + name);
+}
+
+// GFLOP/s of fused multiply-adds on registers, on all threads, over about that many seconds.
+double fma_peak(const py::object& dtype, double seconds) {
+  using Clock = std::chrono::steady_clock;
+  const auto loop = table().fma_loop[int(dtype_of(dtype))];
+  const py::gil_scoped_release release;
+  double flops = 0;
+  std::mutex mutex;
+  const auto start = Clock::now();
+  parallel(num_threads(), [&](const Team&) {
+    double done = 0;
+    while (std::chrono::duration<double>(Clock::now() - start).count() < seconds) done += loop(64);
+    const std::lock_guard<std::mutex> lock(mutex);
+    flops += done;
+  });
+  return flops / std::chrono::duration<double>(Clock::now() - start).count() / 1e9;
+}
+
+}  // namespace
+}  // namespace fusedstep::python
+
+PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
+  using namespace fusedstep;
+  using namespace fusedstep::python;
+  if (const std::string error = choose_table(std::getenv("FUSEDSTEP_ISA")); !error.empty())
+    throw py::import_error(error);
+  if (default_num_threads() == 0)
+    throw py::import_error(std::string("FUSEDSTEP_NUM_THREADS=") + std::getenv("FUSEDSTEP_NUM_THREADS") +
+                           ": expected an integer from 1 to " + std::to_string(kMaxThreads));
+  module.def("build_info", &build_info);
+  module.def("num_threads", &num_threads);
+  module.def("set_num_threads", &set_threads);
+  module.def("set_view", &set_view);
+  module.def("zeros", [](const std::vector<Py_ssize_t>& shape, const py::object& dtype) {
+    return zeros(shape, dtype_of(dtype));
+  });
+  module.def("math", &math);
+  module.def("fma_peak", &fma_peak);
+  bind_plan(module);
+  bind_cell(module);
+}
