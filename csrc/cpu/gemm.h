@@ -1,9 +1,10 @@
 // Matrix products over packed panels, each output one ascending chain of fma from its initial value.
 //
 // A panel holds, for every k, `Gates::count` vectors side by side: the gates of the same hidden units, or plain columns.
-// The accumulators of a block (many rows × one panel, or one row × many panels) wait in `partial`, in L1, from one
-// k-block to the next; so a panel is read once from L2 for a whole block of rows, and neither the tile, the k-block nor
-// the thread count shows in the bits.
+// Rows are packed too, kBlock values of k at a time, so that a block of them lies in consecutive cache lines. The
+// accumulators of a block (many rows × one panel, or one row × many panels) wait in `partial`, in L1, from one k-block to
+// the next; so a panel is read once from L2 for a whole block of rows, and neither the tile, the k-block nor the thread
+// count shows in the bits.
 //   partial: (rows, panels, A, lanes)      panel: (K, count, lanes)      panels lie `stride` apart
 #pragma once
 
@@ -22,78 +23,109 @@ inline constexpr int kTileRows = (kRegisters - 1) / (C + 1);
 // Panels that one row passes at once: at least 8 independent chains, as many as two units of four cycles' latency need.
 template <int C>
 inline constexpr int kTilePanels = (8 + C - 1) / C;
-inline constexpr std::size_t kRowBlock = 96;            // rows whose accumulators stay in L1 (12 KiB of 8-lane floats)
-inline constexpr std::size_t kPanelBlockBytes = 16384;  // of a panel that stay in L1 while those rows pass
+inline constexpr std::size_t kRowBlock = 96;  // rows that share a pass over a panel: their accumulators stay in L1
+inline constexpr std::size_t kBlock = 16384 / (4 * kVectorBytes);  // k that share a pass: 16 KiB of a panel stay in L1
 
-template <class T, class Gates>
-struct Operand {
-  const T* a;  // element (row, k) at a[row·row_stride + k·k_stride]
-  std::ptrdiff_t row_stride, k_stride;
-  const T* panel;
-  std::size_t stride;
-  std::size_t K;
-};
-
-// partial[row..row+R, first..first+P) += a·panel over [k0, k1).
-template <int R, int P, int A, class T, class Gates>
-FN void tile(T* partial, std::size_t panels, const Operand<T, Gates>& o, std::size_t row, std::size_t first,
-             std::size_t k0, std::size_t k1) {
+// partial[row..row+R, first..first+P) += a·panel for `k` values of k.
+template <int R, int P, int A, class Gates, class T>
+FN void tile(T* partial, std::size_t panels, const T* a, std::size_t row_stride, const T* w, std::size_t stride,
+             std::size_t K) {
   using V = Vec<T>;
   constexpr int N = V::size, C = Gates::count;
   const auto at = [&](int r, int p, int c) __attribute__((always_inline)) {
-    return partial + ((row + r) * panels + first + p) * A * N + Gates::accumulators[c] * N;
+    return partial + (r * panels + p) * A * N + Gates::accumulators[c] * N;
   };
   V sum[R][P][C];
   for (int r = 0; r < R; ++r)
     for (int p = 0; p < P; ++p)
       for (int c = 0; c < C; ++c) sum[r][p][c] = load<T>(at(r, p, c));
-  const T* a = o.a + std::ptrdiff_t(row) * o.row_stride + std::ptrdiff_t(k0) * o.k_stride;
-  const T* w = o.panel + first * o.stride + k0 * C * N;
-  for (std::size_t k = k0; k < k1; ++k) {
+  for (std::size_t k = 0; k < K; ++k, w += C * N) {
     V x[R];
-    for (int r = 0; r < R; ++r) x[r] = V(a[r * o.row_stride]);
+    for (int r = 0; r < R; ++r) x[r] = V(a[k + r * row_stride]);
     for (int p = 0; p < P; ++p)
       for (int c = 0; c < C; ++c) {
-        const V column = load<T>(w + p * o.stride + c * N);
+        const V column = load<T>(w + p * stride + c * N);
         for (int r = 0; r < R; ++r) sum[r][p][c] = fma(x[r], column, sum[r][p][c]);
       }
-    a += o.k_stride;
-    w += C * N;
   }
   for (int r = 0; r < R; ++r)
     for (int p = 0; p < P; ++p)
       for (int c = 0; c < C; ++c) store(at(r, p, c), sum[r][p][c]);
 }
 
-// The tile of `rows` × `panels`, at most R × P; one of the two is 1.
-template <int R, int P, int A, class T, class Gates>
-void tile_of(std::size_t rows, std::size_t tile_panels, T* partial, std::size_t panels, const Operand<T, Gates>& o,
-             std::size_t row, std::size_t first, std::size_t k0, std::size_t k1) {
-  if (rows == R && tile_panels == P) return tile<R, P, A>(partial, panels, o, row, first, k0, k1);
+// The tile of `rows` × `tile_panels`, at most R × P; one of the two is 1.
+template <int R, int P, int A, class Gates, class T>
+void tile_of(std::size_t rows, std::size_t tile_panels, T* partial, std::size_t panels, const T* a,
+             std::size_t row_stride, const T* w, std::size_t stride, std::size_t K) {
+  if (rows == R && tile_panels == P) return tile<R, P, A, Gates>(partial, panels, a, row_stride, w, stride, K);
   if constexpr (R > 1)
-    tile_of<R - 1, P, A>(rows, tile_panels, partial, panels, o, row, first, k0, k1);
+    tile_of<R - 1, P, A, Gates>(rows, tile_panels, partial, panels, a, row_stride, w, stride, K);
   else if constexpr (P > 1)
-    tile_of<R, P - 1, A>(rows, tile_panels, partial, panels, o, row, first, k0, k1);
+    tile_of<R, P - 1, A, Gates>(rows, tile_panels, partial, panels, a, row_stride, w, stride, K);
 }
 
-// partial += a·panel for `rows` ≤ kRowBlock rows and one panel, or for one row and any number of panels.
-template <int A, class T, class Gates>
-void accumulate(std::size_t rows, std::size_t panels, T* partial, const Operand<T, Gates>& o) {
-  constexpr int R = kTileRows<Gates::count>, P = kTilePanels<Gates::count>;
-  if (rows == 1) {
-    for (std::size_t first = 0; first < panels; first += P)
-      tile_of<1, P, A>(1, std::min<std::size_t>(P, panels - first), partial, panels, o, 0, first, 0, o.K);
-    return;
-  }
+// partial += a·panel for `rows` ≤ kRowBlock rows and one panel, or for one row and any number of panels. `a` holds rows as
+// pack_rows lays them out; `source` gives panels as PackedPanels does.
+template <int A, class Gates, class T, class Source>
+void accumulate(std::size_t rows, std::size_t panels, T* partial, const T* a, std::size_t K, const Source& source) {
+  constexpr std::size_t R = kTileRows<Gates::count>, P = kTilePanels<Gates::count>, N = Vec<T>::size;
   const std::size_t tiles = (rows + R - 1) / R;
-  const std::size_t k_block = tiles == 1 ? o.K : kPanelBlockBytes / (Gates::count * kVectorBytes);
-  for (std::size_t k0 = 0; k0 < o.K; k0 += k_block) {
-    const std::size_t k1 = std::min(o.K, k0 + k_block);
-    for (std::size_t i = 0; i < tiles; ++i) {  // tiles of nearly equal size: none is left with too few chains in flight
-      const std::size_t row = rows * i / tiles, next = rows * (i + 1) / tiles;
-      tile_of<R, 1, A>(next - row, 1, partial, 1, o, row, 0, k0, k1);
-    }
+  const std::size_t block = rows > 1 ? kBlock : Source::packed ? std::max<std::size_t>(K, 1) : kBlock / panels;
+  for (std::size_t k = 0; k < K; k += block) {
+    const std::size_t ks = std::min(block, K - k);
+    const T* const panel = source(k, ks);
+    if (rows == 1)
+      for (std::size_t first = 0; first < panels; first += P)
+        tile_of<1, P, A, Gates>(1, std::min(P, panels - first), partial + first * A * N, panels, a + k, 0,
+                                panel + first * source.stride, source.stride, ks);
+    else
+      for (std::size_t i = 0; i < tiles; ++i) {  // tiles of nearly equal size: none with too few chains in flight
+        const std::size_t row = rows * i / tiles, next = rows * (i + 1) / tiles;
+        source.prefetch(k + block, i, tiles);
+        tile_of<R, 1, A, Gates>(next - row, 1, partial + row * A * N, 1, a + rows * k + row * ks, ks, panel, 0, ks);
+      }
   }
+}
+
+// Asks for part i of `parts` of n consecutive elements to be brought to L2.
+template <class T>
+FN void prefetch(const T* p, std::size_t n, std::size_t i, std::size_t parts) {
+  constexpr std::size_t line = 64 / sizeof(T);
+  for (std::size_t at = n * i / parts / line * line; at < n * (i + 1) / parts; at += line) __builtin_prefetch(p + at, 0, 2);
+}
+
+// Panels that lie packed, `stride` apart: source(k, ks) is the first one from k on. What follows its last k-block is the
+// next product's panel, so prefetching runs on into it.
+template <class Gates, class T>
+struct PackedPanels {
+  static constexpr bool packed = true;
+  const T* panel;
+  std::size_t stride;
+  static constexpr std::size_t width = Gates::count * Vec<T>::size;
+  const T* operator()(std::size_t k, std::size_t) const { return panel + k * width; }
+  void prefetch(std::size_t k, std::size_t i, std::size_t parts) const {
+    ISA::prefetch(panel + k * width, kBlock * width, i, parts);
+  }
+};
+
+// Rows of K elements, (row, k) at a[row·row_stride + k·k_stride], in k-blocks of consecutive rows: in `room`, or where
+// they are if they lie so already.
+template <class T>
+const T* pack_rows(const T* a, std::size_t row_stride, std::size_t k_stride, std::size_t rows, std::size_t K, T* room) {
+  if (rows == 1 && k_stride == 1) return a;
+  T* to = room;
+  for (std::size_t k = 0; k < K; k += kBlock) {
+    const std::size_t ks = std::min(kBlock, K - k);
+    const T* const from = a + k * k_stride;
+    if (k_stride == 1) {
+      for (std::size_t row = 0; row < rows; ++row) std::copy_n(from + row * row_stride, ks, to + row * ks);
+    } else {
+      for (std::size_t i = 0; i < ks; ++i)
+        for (std::size_t row = 0; row < rows; ++row) to[row * ks + i] = from[i * k_stride + row * row_stride];
+    }
+    to += rows * ks;
+  }
+  return room;
 }
 
 // The square of vectors in `v`, transposed in place, exchanging blocks of 1, 2, 4, … lanes (Eklundh 1972).
@@ -116,14 +148,14 @@ FN void transpose(Vec<T>* v) {
   }
 }
 
-// panel[k][c][lane] = w[(gate c)·H + unit + lane][k] for a weight matrix (…·H, K) in torch's layout; units past H are 0.
+// panel[k][c][lane] = w[(gate c)·H + unit + lane][k] for a weight matrix (…·H, ld) in torch's layout; units past H are 0.
 template <class Gates, class T>
-void pack_transposed(const T* w, std::size_t H, std::size_t K, std::size_t unit, T* panel) {
+void pack_transposed(const T* w, std::size_t H, std::size_t ld, std::size_t unit, std::size_t K, T* panel) {
   using V = Vec<T>;
   constexpr int N = V::size, C = Gates::count;
   const std::size_t units = std::min<std::size_t>(N, H - unit);
   for (int c = 0; c < C; ++c) {
-    const T* const rows = w + ((Gates::first + c) * H + unit) * K;
+    const T* const rows = w + ((Gates::first + c) * H + unit) * ld;
     T* const to = panel + c * N;
     for (std::size_t k = 0; k < K; k += N) {
       const int ks = int(std::min<std::size_t>(N, K - k));
@@ -133,7 +165,7 @@ void pack_transposed(const T* w, std::size_t H, std::size_t K, std::size_t unit,
         if (std::size_t(i) >= units)
           square[i] = V(T(0));
         else
-          square[i] = ks == N ? load<T>(rows + i * K + k) : load_n<T>(rows + i * K + k, ks);
+          square[i] = ks == N ? load<T>(rows + i * ld + k) : load_n<T>(rows + i * ld + k, ks);
       }
       transpose(square);
       if (ks == N) {
@@ -146,6 +178,30 @@ void pack_transposed(const T* w, std::size_t H, std::size_t K, std::size_t unit,
   }
 }
 
+// Panels of a weight matrix (…·H, ld) that are packed on the way, a k-block at a time, each used at once.
+template <class Gates, class T>
+struct PackingPanels {
+  static constexpr bool packed = false;
+  static constexpr std::size_t stride = kBlock * Gates::count * Vec<T>::size;
+  const T* w;
+  std::size_t H, ld, unit, panels;
+  T* room;
+  const T* operator()(std::size_t k, std::size_t ks) const {
+    for (std::size_t p = 0; p < panels; ++p)
+      pack_transposed<Gates>(w + k, H, ld, unit + p * Vec<T>::size, ks, room + p * stride);
+    return room;
+  }
+  void prefetch(std::size_t k, std::size_t i, std::size_t parts) const {
+    if (k >= ld) return;
+    constexpr std::size_t rows = Gates::count * Vec<T>::size;
+    for (std::size_t row = rows * i / parts; row < rows * (i + 1) / parts; ++row) {
+      const std::size_t gate = row / Vec<T>::size, lane = row % Vec<T>::size;
+      if (unit + lane < H)
+        ISA::prefetch(w + ((Gates::first + gate) * H + unit + lane) * ld + k, std::min(kBlock, ld - k), 0, 1);
+    }
+  }
+};
+
 // n elements of a vector's width at most, the rest zero; and back.
 template <class T>
 FN Vec<T> load_some(const T* p, std::size_t n) {
@@ -156,59 +212,78 @@ FN void store_some(T* p, Vec<T> a, std::size_t n) {
   n >= std::size_t(Vec<T>::size) ? store(p, a) : store_n(p, a, int(n));
 }
 
-// This thread's share of `panels` × `rows`, in blocks: f(panel, panels, row, rows) with one panel and up to kRowBlock
-// rows, or, where there is one row, up to `group` panels.
+// This thread's share of `rows` × `panels`: f(row, rows, first panel, last panel) for blocks of up to kRowBlock rows.
 template <class F>
-void split_blocks(const Team& team, std::size_t panels, std::size_t rows, std::size_t group, F f) {
-  if (rows == 1) {
-    const Share share(panels, 2, team.thread, team.threads);
-    for (std::size_t panel = share.begin; panel < share.end; panel += group)
-      f(panel, std::min(group, share.end - panel), 0, 1);
-    return;
-  }
-  const Share share(panels * rows, std::clamp<std::size_t>(rows, 1, 12), team.thread, team.threads);
+void split_blocks(const Team& team, std::size_t rows, std::size_t panels, F f) {
+  constexpr std::size_t kPerThread = 4;  // units of work, so that their number need not be a multiple of the threads'
+  if (rows == 0 || panels == 0) return;
+  std::size_t blocks = (rows + kRowBlock - 1) / kRowBlock;
+  if (team.threads > 1) blocks = std::clamp(kPerThread * std::size_t(team.threads) / panels, blocks, std::max(blocks, rows / 12));
+  const Share share(blocks * panels, 1, team.thread, team.threads);
   for (std::size_t at = share.begin, next; at < share.end; at = next) {
-    const std::size_t panel = at / rows, row = at % rows;
-    next = std::min({share.end, (panel + 1) * rows, at + kRowBlock});
-    f(panel, 1, row, next - at);
+    const std::size_t block = at / panels;
+    next = std::min(share.end, (block + 1) * panels);
+    const std::size_t row = rows * block / blocks;
+    f(row, rows * (block + 1) / blocks - row, at - block * panels, next - block * panels);
   }
 }
 
-// C (M, N) = [C] + A·B. B is (K, N) row-major, A has any strides. The chain of each output starts from C where
-// `from_c`, else from 0. Where K is longer than `block`, each block has a chain of its own and the sums are added in order.
+inline constexpr std::size_t kSumBlock = 256;
+
+// C (M, N) = [C] + A·B, B (K, N) row-major, A (M, K) with any strides. `Chain`: each output is one chain over k, from C
+// where `from_c`, else from 0. `Blocks`: each kSumBlock of k is a chain from 0, and the sums are added in order.
+enum class Sum { Chain, Blocks };
+
+// Columns of a row-major matrix as a panel, packed as PackingPanels packs.
 template <class T>
-void multiply(const Team& team, std::size_t M, std::size_t N, std::size_t K, const T* a, std::ptrdiff_t row_stride,
-              std::ptrdiff_t k_stride, const T* b, std::size_t ldb, T* c, std::size_t ldc, bool from_c,
-              std::size_t block) {
+struct ColumnPanel {
+  static constexpr bool packed = false;
+  static constexpr std::size_t stride = 0, L = Vec<T>::size, width = 4 * L;
+  const T* b;
+  std::size_t ld, columns;  // ≤ width
+  T* room;
+  const T* operator()(std::size_t k, std::size_t ks) const {
+    for (std::size_t i = 0; i < ks; ++i)
+      for (std::size_t j = 0; j < width; j += L)
+        store(room + i * width + j, j < columns ? load_some<T>(b + (k + i) * ld + j, columns - j) : Vec<T>(T(0)));
+    return room;
+  }
+  void prefetch(std::size_t, std::size_t, std::size_t) const {}
+};
+
+template <class T>
+void multiply(const Team& team, Sum kind, std::size_t M, std::size_t N, std::size_t K, const T* a,
+              std::size_t row_stride, std::size_t k_stride, const T* b, std::size_t ldb, T* c, std::size_t ldc,
+              bool from_c = false) {
   using V = Vec<T>;
   using Columns = Gates<0, 0, 1, 2, 3>;
   constexpr std::size_t L = V::size, width = 4 * L;
-  block = std::min(block, K);
-  T* const partial = static_cast<T*>(scratch((kRowBlock + block) * width * sizeof(T)));
-  T* const panel = partial + kRowBlock * width;
-  split_blocks(team, (N + width - 1) / width, M, 1, [&](std::size_t index, std::size_t, std::size_t row, std::size_t rows) {
-    const std::size_t column = index * width, columns = std::min(width, N - column);
-    const auto each_vector = [&](auto f) {
-      for (std::size_t r = 0; r < rows; ++r)
-        for (std::size_t j = 0; j < columns; j += L)
-          f(partial + r * width + j, c + (row + r) * ldc + column + j, columns - j);
-    };
+  T* const partial = static_cast<T*>(scratch((kRowBlock * (width + kSumBlock) + kBlock * width) * sizeof(T)));
+  T* const panel_room = partial + kRowBlock * width;
+  T* const rows_room = panel_room + kBlock * width;
+  split_blocks(team, M, (N + width - 1) / width, [&](std::size_t row, std::size_t rows, std::size_t first,
+                                                     std::size_t last) {
     std::size_t k = 0;
     do {  // once even where K is 0: C is written then too
-      const std::size_t ks = std::min(block, K - k);
-      const bool chained = k == 0 && from_c;
-      for (std::size_t i = 0; i < ks; ++i)
-        for (std::size_t j = 0; j < width; j += L)
-          store(panel + i * width + j, j < columns ? load_some<T>(b + (k + i) * ldb + column + j, columns - j) : V(T(0)));
-      std::fill_n(partial, rows * width, T(0));
-      if (chained) each_vector([&](T* sum, T* out, std::size_t n) { store(sum, load_some<T>(out, n)); });
-      accumulate<4>(rows, 1, partial,
-                    Operand<T, Columns>{a + std::ptrdiff_t(row) * row_stride + std::ptrdiff_t(k) * k_stride, row_stride,
-                                        k_stride, panel, 0, ks});
-      each_vector([&](T* sum, T* out, std::size_t n) {
-        store_some(out, k == 0 ? load<T>(sum) : load_some<T>(out, n) + load<T>(sum), n);
-      });
-      k += block;
+      const std::size_t ks = std::min(kSumBlock, K - k);
+      const bool add = k > 0 || from_c, chained = add && kind == Sum::Chain;
+      const T* const rows_of_a = pack_rows(a + row * row_stride + k * k_stride, row_stride, k_stride, rows, ks, rows_room);
+      for (std::size_t column = first * width; column < std::min(N, last * width); column += width) {
+        const std::size_t columns = std::min(width, N - column);
+        const auto each_vector = [&](auto f) {
+          for (std::size_t r = 0; r < rows; ++r)
+            for (std::size_t j = 0; j < columns; j += L)
+              f(partial + r * width + j, c + (row + r) * ldc + column + j, columns - j);
+        };
+        std::fill_n(partial, rows * width, T(0));
+        if (chained) each_vector([&](T* sum, T* out, std::size_t n) { store(sum, load_some<T>(out, n)); });
+        accumulate<4, Columns>(rows, 1, partial, rows_of_a, ks,
+                               ColumnPanel<T>{b + k * ldb + column, ldb, columns, panel_room});
+        each_vector([&](T* sum, T* out, std::size_t n) {
+          store_some(out, add && !chained ? load_some<T>(out, n) + load<T>(sum) : load<T>(sum), n);
+        });
+      }
+      k += kSumBlock;
     } while (k < K);
   });
 }

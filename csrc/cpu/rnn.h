@@ -46,22 +46,17 @@ void add_bias(const T* bias, std::size_t H, std::size_t unit, T* start) {
   }
 }
 
-// The parts of panel `index` that the first product needs, or those of the second one.
+// The initial values and peepholes of the panel of the hidden units from `unit` on.
 template <class Cell>
-void pack_panel(const CellWeights& w, const Layout<Cell>& layout, std::size_t index, bool late,
-                typename Cell::Scalar* to) {
+void pack_start(const CellWeights& w, std::size_t H, std::size_t unit, typename Cell::Scalar* to) {
   using T = typename Cell::Scalar;
   constexpr std::size_t N = Layout<Cell>::N;
-  const std::size_t I = layout.I, H = layout.H, unit = index * N;
-  if (late) return pack_transposed<typename Cell::LateGates>(as<T>(w.weight_hh), H, H, unit, to + layout.late());
   for (int a = 0; a < Cell::accumulators; ++a) store(to + a * N, Vec<T>(T(0)));
   add_bias<typename Cell::InputGates>(as<T>(w.bias_ih), H, unit, to);
   add_bias<typename Cell::StateGates>(as<T>(w.bias_hh), H, unit, to);
   add_bias<typename Cell::LateGates>(as<T>(w.bias_hh), H, unit, to);
   for (int i = 0; i < Cell::peepholes; ++i)
     store(to + (Cell::accumulators + i) * N, load_some<T>(as<T>(w.weight_ch) + i * H + unit, H - unit));
-  pack_transposed<typename Cell::InputGates>(as<T>(w.weight_ih), H, I, unit, to + Layout<Cell>::kStart);
-  pack_transposed<typename Cell::StateGates>(as<T>(w.weight_hh), H, H, unit, to + layout.state());
 }
 
 template <class Cell>
@@ -72,37 +67,61 @@ std::size_t packed_bytes(std::size_t I, std::size_t H) {
 
 template <class Cell>
 void pack(const CellWeights& w, std::size_t I, std::size_t H, void* packed) {
+  using T = typename Cell::Scalar;
   const Layout<Cell> layout{I, H};
-  for (std::size_t panel = 0; panel < layout.panels(); ++panel)
-    for (const bool late : {false, true})
-      pack_panel<Cell>(w, layout, panel, late, as<typename Cell::Scalar>(packed) + panel * layout.size());
+  for (std::size_t panel = 0; panel < layout.panels(); ++panel) {
+    const std::size_t unit = panel * Layout<Cell>::N;
+    T* const to = as<T>(packed) + panel * layout.size();
+    pack_start<Cell>(w, H, unit, to);
+    pack_transposed<typename Cell::InputGates>(as<T>(w.weight_ih), H, I, unit, I, to + Layout<Cell>::kStart);
+    pack_transposed<typename Cell::StateGates>(as<T>(w.weight_hh), H, H, unit, H, to + layout.state());
+    pack_transposed<typename Cell::LateGates>(as<T>(w.weight_hh), H, H, unit, H, to + layout.late());
+  }
 }
 
-// The panels as a thread sees them: those of a frozen module, or packed on the way, each used at once.
+// The panels as a thread sees them: those of a frozen module, or packed on the way.
 template <class Cell>
 class Panels {
   using T = typename Cell::Scalar;
 
  public:
-  // How many panels one row passes before the next are packed: all it may where they lie packed already.
-  static std::size_t group(const CellWeights& w) { return w.packed ? kTilePanels<1> : kTilePanels<4>; }
+  // How many of them one row passes at once: as many as any of its products may; two where they are packed on the way,
+  // so that they stay in L1.
+  static std::size_t group(const CellWeights& w, std::size_t rows) {
+    return rows > 1 ? 1 : w.packed ? kTilePanels<1> : kTilePanels<4>;
+  }
+  static constexpr std::size_t kRoom = kTilePanels<4> * (Layout<Cell>::kStart + kBlock * 4 * Layout<Cell>::N);
 
-  Panels(const CellWeights& w, const Layout<Cell>& layout, T* room) : weights_(w), layout_(layout), room_(room) {}
+  Panels(const CellWeights& w, const Layout<Cell>& layout, std::size_t first, std::size_t panels, T* room)
+      : w_(w), layout_(layout), first_(first), panels_(panels), room_(room) {
+    if (!w.packed)
+      for (std::size_t p = 0; p < panels; ++p)
+        pack_start<Cell>(w, layout.H, (first + p) * Layout<Cell>::N, room + p * Layout<Cell>::kStart);
+  }
 
-  const T* at(std::size_t first, std::size_t count, bool late) {
-    if (weights_.packed) return as<T>(weights_.packed) + first * layout_.size();
-    if (first != first_)
-      for (std::size_t i = 0; i < count; ++i)
-        pack_panel<Cell>(weights_, layout_, first + i, late, room_ + i * layout_.size());
-    first_ = first;
-    return room_;
+  // Initial values and peepholes of panel p of these.
+  const T* start(std::size_t p) const {
+    return w_.packed ? packed() + p * layout_.size() : room_ + p * Layout<Cell>::kStart;
+  }
+  // partial += rows · these panels of a weight matrix (…·H, K), which lie at `offset` of a packed panel.
+  template <class Gates>
+  void add(std::size_t rows, T* partial, const T* a, const void* matrix, std::size_t K, std::size_t offset) const {
+    constexpr int A = Cell::accumulators;
+    if (w_.packed)
+      accumulate<A, Gates>(rows, panels_, partial, a, K, PackedPanels<Gates, T>{packed() + offset, layout_.size()});
+    else
+      accumulate<A, Gates>(rows, panels_, partial, a, K,
+                           PackingPanels<Gates, T>{as<T>(matrix), layout_.H, K, first_ * Layout<Cell>::N, panels_,
+                                                   room_ + kTilePanels<4> * Layout<Cell>::kStart});
   }
 
  private:
-  const CellWeights& weights_;
+  const T* packed() const { return as<T>(w_.packed) + first_ * layout_.size(); }
+
+  const CellWeights& w_;
   const Layout<Cell>& layout_;
+  const std::size_t first_, panels_;
   T* const room_;
-  std::size_t first_ = std::size_t(-1);
 };
 
 // Threads for `work` fused multiply-adds: below a few microseconds each, waking them costs more than they give.
@@ -120,7 +139,6 @@ void forward(const CellForward& call) {
   constexpr bool has_late = Late::count > 0;
   const std::size_t B = call.B, I = call.I, H = call.H;
   const Layout<Cell> layout{I, H};
-  const std::size_t group = Panels<Cell>::group(call.weights);
 
   // h where it is overwritten while other panels still read it, then what passes from the first product to the second.
   const bool in_place = call.out[0] == call.state[0];
@@ -138,9 +156,12 @@ void forward(const CellForward& call) {
 
   const double work = double(B) * double(H) * double(I * Input::count + H * (State::count + Late::count));
   parallel(threads_for(work), [&](const Team& team) {
-    const std::size_t room = call.weights.packed ? 0 : std::min(group, layout.panels()) * layout.size();
-    T* const partial_room = as<T>(scratch((std::max(kRowBlock, group) * A * N + room) * sizeof(T)));
-    T* const panel_room = partial_room + std::max(kRowBlock, group) * A * N;
+    const std::size_t group = Panels<Cell>::group(call.weights, B), block = std::min(kRowBlock, B);
+    const std::size_t partial_size = std::max(block, group) * A * N, rows_size_each = block * std::max(I, H);
+    T* const partial_room = as<T>(scratch((partial_size + 2 * rows_size_each + Panels<Cell>::kRoom) * sizeof(T)));
+    T* const x_room = partial_room + partial_size;
+    T* const h_room = x_room + rows_size_each;
+    T* const panel_room = h_room + rows_size_each;
     const auto partial_of = [&](std::size_t panel, std::size_t row) {
       return has_late ? kept + (panel * B + row) * A * N : partial_room;
     };
@@ -158,14 +179,13 @@ void forward(const CellForward& call) {
           f(a, s, partial, row, p, unit, lanes);
         }
     };
-    const auto finish = [&](T* partial, const T* panel, std::size_t first, std::size_t panels, std::size_t row,
+    const auto finish = [&](const Panels<Cell>& of, T* partial, std::size_t first, std::size_t panels, std::size_t row,
                             std::size_t rows) {
       each_vector(partial, first, panels, row, rows,
                   [&](V* a, V* s, T*, std::size_t r, std::size_t p, std::size_t unit, std::size_t lanes)
                       __attribute__((always_inline)) {
                         V w[Cell::peepholes + 1];
-                        for (int i = 0; i < Cell::peepholes; ++i)
-                          w[i] = load<T>(panel + p * layout.size() + (A + i) * N);
+                        for (int i = 0; i < Cell::peepholes; ++i) w[i] = load<T>(of.start(p) + (A + i) * N);
                         Cell::forward(a, s, w);
                         for (int i = 0; i < Cell::states; ++i)
                           store_some(as<T>(call.out[i]) + r * H + unit, s[i], lanes);
@@ -175,46 +195,44 @@ void forward(const CellForward& call) {
                       });
     };
 
-    Panels<Cell> panels_of(call.weights, layout, panel_room);
-    split_blocks(team, layout.panels(), B, group, [&](std::size_t first, std::size_t panels, std::size_t row,
-                                                      std::size_t rows) {
-      const T* const panel = panels_of.at(first, panels, false);
-      T* const partial = partial_of(first, row);
-      for (std::size_t r = 0; r < rows; ++r)
-        for (std::size_t p = 0; p < panels; ++p)
-          std::copy_n(panel + p * layout.size(), A * N, partial + (r * panels + p) * A * N);
-      accumulate<A>(rows, panels, partial,
-                    Operand<T, Input>{as<T>(call.x) + row * call.ld_x, std::ptrdiff_t(call.ld_x), 1,
-                                      panel + Layout<Cell>::kStart, layout.size(), I});
-      accumulate<A>(rows, panels, partial,
-                    Operand<T, State>{h + row * ld_h, std::ptrdiff_t(ld_h), 1, panel + layout.state(), layout.size(), H});
-      if constexpr (has_late) {
-        each_vector(partial, first, panels, row, rows,
-                    [&](V* a, V* s, T* at, std::size_t r, std::size_t, std::size_t unit, std::size_t lanes) {
-                      store_some(reset_h + r * H + unit, Cell::reset(a, s[0]), lanes);
-                      for (int i = 0; i < A; ++i) store(at + i * N, a[i]);
-                    });
-      } else {
-        finish(partial, panel, first, panels, row, rows);
+    split_blocks(team, B, layout.panels(), [&](std::size_t row, std::size_t rows, std::size_t begin, std::size_t end) {
+      const T* const rows_of_x = pack_rows(as<T>(call.x) + row * call.ld_x, call.ld_x, 1, rows, I, x_room);
+      const T* const rows_of_h = pack_rows(h + row * ld_h, ld_h, 1, rows, H, h_room);
+      for (std::size_t first = begin; first < end; first += group) {
+        const std::size_t panels = std::min(group, end - first);
+        const Panels<Cell> of(call.weights, layout, first, panels, panel_room);
+        T* const partial = partial_of(first, row);
+        for (std::size_t r = 0; r < rows; ++r)
+          for (std::size_t p = 0; p < panels; ++p)
+            std::copy_n(of.start(p), A * N, partial + (r * panels + p) * A * N);
+        of.template add<Input>(rows, partial, rows_of_x, call.weights.weight_ih, I, Layout<Cell>::kStart);
+        of.template add<State>(rows, partial, rows_of_h, call.weights.weight_hh, H, layout.state());
+        if constexpr (has_late) {
+          each_vector(partial, first, panels, row, rows,
+                      [&](V* a, V* s, T* at, std::size_t r, std::size_t, std::size_t unit, std::size_t lanes) {
+                        store_some(reset_h + r * H + unit, Cell::reset(a, s[0]), lanes);
+                        for (int i = 0; i < A; ++i) store(at + i * N, a[i]);
+                      });
+        } else {
+          finish(of, partial, first, panels, row, rows);
+        }
       }
     });
     if constexpr (has_late) {
       team.barrier();
-      Panels<Cell> late_panels_of(call.weights, layout, panel_room);
-      split_blocks(team, layout.panels(), B, group,
-                   [&](std::size_t first, std::size_t panels, std::size_t row, std::size_t rows) {
-                     const T* const panel = late_panels_of.at(first, panels, true);
-                     T* const partial = partial_of(first, row);
-                     accumulate<A>(rows, panels, partial,
-                                   Operand<T, Late>{reset_h + row * H, std::ptrdiff_t(H), 1, panel + layout.late(),
-                                                    layout.size(), H});
-                     finish(partial, panel, first, panels, row, rows);
-                   });
+      split_blocks(team, B, layout.panels(), [&](std::size_t row, std::size_t rows, std::size_t begin, std::size_t end) {
+        const T* const rows_of_h = pack_rows(reset_h + row * H, H, 1, rows, H, h_room);
+        for (std::size_t first = begin; first < end; first += group) {
+          const std::size_t panels = std::min(group, end - first);
+          const Panels<Cell> of(call.weights, layout, first, panels, panel_room);
+          T* const partial = partial_of(first, row);
+          of.template add<Late>(rows, partial, rows_of_h, call.weights.weight_hh, H, layout.late());
+          finish(of, partial, first, panels, row, rows);
+        }
+      });
     }
   });
 }
-
-inline constexpr std::size_t kSumBlock = 256;  // of the batch, in sums over it: one chain would lose accuracy
 
 template <class Cell>
 void backward(const CellBackward& call) {
@@ -270,8 +288,8 @@ void backward(const CellBackward& call) {
     T* const reset_h = rest;
     if constexpr (has_late) {
       T* const dreset_h = rest + B * H;
-      multiply(team, B, H, (G - state_gates) * H, dgates + state_gates * H, GH, 1, weight_hh + state_gates * H * H, H,
-               dreset_h, H, false, GH);
+      multiply(team, Sum::Chain, B, H, (G - state_gates) * H, dgates + state_gates * H, GH, 1,
+               weight_hh + state_gates * H * H, H, dreset_h, H);
       team.barrier();
       each_vector([&](std::size_t row, std::size_t unit, std::size_t lanes) {
         const std::size_t at = row * H + unit;
@@ -286,13 +304,13 @@ void backward(const CellBackward& call) {
       team.barrier();
     }
 
-    multiply(team, B, I, GH, dgates, GH, 1, weight_ih, I, as<T>(call.dx), I, false, GH);
-    multiply(team, B, H, state_gates * H, dgates_state, GH, 1, weight_hh, H, dh, H, true, GH);
+    multiply(team, Sum::Chain, B, I, GH, dgates, GH, 1, weight_ih, I, as<T>(call.dx), I);
+    multiply(team, Sum::Chain, B, H, state_gates * H, dgates_state, GH, 1, weight_hh, H, dh, H, true);
 
     // Sums over the batch: M columns of gate gradients with N columns of what those gates' weights multiplied.
     const auto sum_over_batch = [&](const T* d, std::size_t ld_d, std::size_t M, const T* y, std::size_t ld_y,
                                     std::size_t columns, void* to, std::size_t offset = 0) {
-      multiply(team, M, columns, B, d, 1, ld_d, y, ld_y, as<T>(to) + offset, columns, false, kSumBlock);
+      multiply(team, Sum::Blocks, M, columns, B, d, 1, ld_d, y, ld_y, as<T>(to) + offset, columns);
     };
     sum_over_batch(dgates, GH, GH, as<T>(call.x), call.ld_x, I, call.dweight_ih);
     sum_over_batch(dgates_state, GH, state_gates * H, h, ld_h, H, call.dweight_hh);

@@ -1,12 +1,11 @@
 """The compiled core. Private: its arguments are what the Python layer has already named and checked."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, TypeAlias, final
 
-import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+Array: TypeAlias = NDArray[Any]
 
 class StepInfo(NamedTuple):
     norm: float | None
@@ -17,7 +16,6 @@ def build_info() -> dict[str, Any]: ...
 def num_threads() -> int: ...
 def set_num_threads(threads: int) -> None: ...
 def zeros(shape: tuple[int, ...], dtype: Any) -> Array: ...
-def has_huge_pages(array: Array) -> float: ...
 def rules() -> dict[str, tuple[tuple[str, ...], int]]: ...
 def cells() -> dict[str, dict[str, int]]: ...
 def math(name: str, x: Array) -> Array: ...
@@ -26,6 +24,7 @@ def set_view(view: Callable[[object, str], Array]) -> None: ...
 def update(
     rule: str, hyper: Sequence[float], t: float, grad_scale: float, names: Sequence[str], arrays: Sequence[Array]
 ) -> None: ...
+
 @final
 class Plan:
     def __init__(self, keys: Sequence[str] | None, single: bool) -> None: ...
@@ -47,7 +46,7 @@ class Plan:
         zero_grads: bool,
         /,
     ) -> StepInfo: ...
-    steps: list[int]
+    steps: list[float]
 
 @final
 class Cell:

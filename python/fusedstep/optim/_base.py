@@ -1,0 +1,343 @@
+"""What every optimizer shares: parameters, groups, states, the step and its record."""
+
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from fusedstep import _array, _core
+from fusedstep._array import Array
+from fusedstep._core import StepInfo
+from fusedstep.optim._hyper import Hyper, positive
+
+Values = dict[str, Any]
+
+
+def _is_array(obj: object) -> bool:
+    return hasattr(obj, "__array__") or hasattr(obj, "__dlpack__")
+
+
+def _groups(params: Any) -> tuple[Sequence[Mapping[str, Any]], bool]:
+    """Return `params` as parameter groups, and whether it is a single array."""
+    if isinstance(params, Mapping):
+        return [{"params": params}], False
+    if _is_array(params) or not isinstance(params, Iterable):
+        return [{"params": [params]}], True
+    items = list(params)
+    nested = sum(isinstance(item, Mapping) for item in items)
+    if nested not in (0, len(items)):
+        raise TypeError("params: expected arrays or parameter groups (dicts with 'params'), got both")
+    return items if nested else [{"params": items}], False
+
+
+class Group(MutableMapping[str, Any]):
+    """A parameter group: ``params`` and the hyperparameters of its arrays, checked as they are set.
+
+    Setting one takes effect at the next step. ``params`` is a list that does not change.
+    """
+
+    def __init__(self, optimizer: "Optimizer", index: int, arrays: list[Array], values: Values) -> None:
+        self._optimizer = optimizer
+        self._index = index
+        self._arrays = arrays
+        self._values = values
+
+    def __getitem__(self, key: str) -> Any:
+        """Return a hyperparameter, or the list of arrays under ``"params"``."""
+        return list(self._arrays) if key == "params" else self._values[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        """Check and set a hyperparameter."""
+        optimizer = self._optimizer
+        if key == "params":
+            raise TypeError("params of a parameter group cannot be replaced; make a new optimizer")
+        checked = optimizer.hyper(key).check(key, value)
+        self.check_structure(key, checked)
+        self._values[key] = checked
+        _, hyper = optimizer.rule(self._values)
+        optimizer._plan.set_hyper(self._index, hyper, self._values["maximize"])
+
+    def __delitem__(self, key: str) -> None:
+        """Refuse: a hyperparameter always has a value."""
+        raise TypeError(f"{key} cannot be deleted from a parameter group")
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate the keys, ``"params"`` first."""
+        yield "params"
+        yield from self._values
+
+    def __len__(self) -> int:
+        """Count the keys."""
+        return 1 + len(self._values)
+
+    def __repr__(self) -> str:
+        """Show the hyperparameters and the number of arrays."""
+        return f"Group({', '.join(f'{k}={v}' for k, v in self._values.items())}, params={len(self._arrays)} arrays)"
+
+    def check_structure(self, key: str, value: Any) -> None:
+        """Raise ValueError where `value` would need states that this group does not have, or drop some."""
+        optimizer = self._optimizer
+        changed = {**self._values, key: value}
+        if optimizer.hyper(key).structural and optimizer.rule(changed)[0] != optimizer.rule(self._values)[0]:
+            old = self._values[key]
+            raise ValueError(f"{key} decides which states there are: it was {old!r} at construction, got {value!r}")
+
+
+class Optimizer:
+    """Base of the optimizers. A subclass names its hyperparameters, its compiled rule and its states.
+
+    Attributes
+    ----------
+    param_groups : list of Group
+        Mappings with ``params`` and the hyperparameters, which may be set between steps.
+    """
+
+    # Hyperparameters of torch's optimizers that choose an implementation there and mean nothing here.
+    _foreign: ClassVar[frozenset[str]] = frozenset(
+        {"capturable", "decoupled_weight_decay", "differentiable", "foreach", "fused", "initial_lr", "param_names"}
+    )
+
+    @classmethod
+    def rule(cls, values: Values) -> tuple[str, list[float]]:
+        """Name the compiled rule for these hyperparameters, and list those it reads in its order."""
+        raise NotImplementedError
+
+    @classmethod
+    def state_names(cls, values: Values) -> tuple[str, ...]:
+        """Name the states, as torch does, in the order of the compiled rule."""
+        raise NotImplementedError
+
+    @classmethod
+    def initial_state(cls, values: Values) -> float:  # noqa: ARG003
+        """Return the value that states start from."""
+        return 0.0
+
+    @classmethod
+    def hyper(cls, name: str) -> "Hyper[Any]":
+        """Return the hyperparameter of that name; KeyError with the names that exist."""
+        attribute = getattr(cls, name, None)
+        if not isinstance(attribute, Hyper):
+            names = [n for n in dir(cls) if isinstance(getattr(cls, n), Hyper)]
+            raise KeyError(f"{cls.__name__} has no hyperparameter {name!r}; there are {', '.join(names)}")
+        return attribute
+
+    @classmethod
+    def checked(cls, values: Mapping[str, Any]) -> Values:
+        """Check hyperparameters by name."""
+        return {name: cls.hyper(name).check(name, value) for name, value in values.items()}
+
+    def __init__(self, params: Any, defaults: Values) -> None:
+        defaults = self.checked(defaults)
+        groups, single = _groups(params)
+        keys: list[str] = []
+        named = 0
+        collected: list[tuple[list[Array], Values]] = []
+        count = 0
+        for i, group in enumerate(groups):
+            if "params" not in group:
+                raise ValueError(f"params[{i}]: expected a parameter group with the key 'params', got {sorted(group)}")
+            given = group["params"]
+            if isinstance(given, Mapping):
+                named += 1
+                keys += given.keys()
+                given = given.values()
+            elif _is_array(given):
+                given = [given]
+            arrays = []
+            for obj in given:
+                arrays.append(_array.parameter(obj, self._name(single, keys or None, count)))
+                count += 1
+            own = self.checked({name: value for name, value in group.items() if name != "params"})
+            collected.append((arrays, {**defaults, **own}))
+        if count == 0:
+            raise ValueError("params: expected at least one array, got none")
+        if named not in (0, len(groups)):
+            raise TypeError("params: expected names in every parameter group or in none")
+        if len(set(keys)) != len(keys):
+            raise ValueError(f"params: expected every name once, got {keys}")
+        self._build(keys or None, single, collected)
+
+    @staticmethod
+    def _name(single: bool, keys: Sequence[str] | None, index: int) -> str:
+        return "params" if single else f"params[{index if keys is None else repr(keys[index])}]"
+
+    def _build(
+        self,
+        keys: list[str] | None,
+        single: bool,
+        groups: list[tuple[list[Array], Values]],
+        states: list[dict[str, Array]] | None = None,
+        steps: list[float] | None = None,
+    ) -> None:
+        _array.check_apart([a for arrays, _ in groups for a in arrays], lambda i: self._name(single, keys, i))
+        self._keys, self._single = keys, single
+        self._plan = _core.Plan(keys, single)
+        self._states: list[dict[str, Array]] = []
+        self.param_groups: list[Group] = []
+        for index, (arrays, values) in enumerate(groups):
+            rule, hyper = self.rule(values)
+            own: list[tuple[Array, ...]] = []
+            for array in arrays:
+                state = {name: _core.zeros(array.shape, array.dtype) for name in self.state_names(values)}
+                for name, to in state.items():
+                    to[...] = states[len(self._states)][name] if states is not None else self.initial_state(values)
+                self._states.append(state)
+                own.append(tuple(state.values()))
+            self._plan.add_group(rule, hyper, values["maximize"], arrays, own)
+            self.param_groups.append(Group(self, index, arrays, values))
+        if steps is not None:
+            self._plan.steps = steps
+
+    def step(
+        self,
+        grads: Any,
+        *,
+        max_norm: float | None = None,
+        grad_scale: float = 1.0,
+        check_finite: bool = False,
+        zero_grads: bool = False,
+    ) -> StepInfo:
+        """Update the parameters in place by one step.
+
+        Parameters
+        ----------
+        grads : array_like, sequence of array_like or dict
+            One gradient per parameter, given as the parameters were (groups: one flat list): same shape and dtype,
+            C-contiguous. None leaves that parameter and its step count alone, as in torch. Only read, unless
+            `zero_grads`.
+        max_norm : float, optional
+            Clip: scale the gradients by min(1, max_norm / (norm + 1e-6)), one norm over all of them.
+        grad_scale : float, optional
+            The gradients are those of a loss multiplied by this: divide by it.
+        check_finite : bool, optional
+            Look at every gradient first. With this or `max_norm`, one that is not finite leaves everything as it was.
+        zero_grads : bool, optional
+            Set the gradients to zero in the same pass.
+
+        Returns
+        -------
+        StepInfo
+            `norm` of the unscaled gradients before clipping (None without a norm pass), `applied`, and
+            `first_nonfinite`, the index or name of the first tensor with a gradient that is not finite.
+
+        Raises
+        ------
+        ValueError
+            A number of gradients, shape or value is wrong, an array is not contiguous, shares memory with a parameter,
+            or a parameter became read-only (the weights of a frozen cell). Nothing was changed.
+        TypeError
+            A dtype differs, or an argument is no array. Nothing was changed.
+
+        Notes
+        -----
+        Reads a gradient once, or twice where there is a norm pass; reads and writes parameter and states once.
+        """
+        return self._plan.step(grads, max_norm, grad_scale, check_finite, zero_grads)
+
+    @property
+    def state(self) -> list[dict[str, Any]]:
+        """The states of each parameter by torch's names, and its ``step`` count. The arrays are the optimizer's own."""
+        return [{"step": int(t), **own} for t, own in zip(self._plan.steps, self._states, strict=True)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copy the states and hyperparameters as plain arrays and numbers, laid out and named as torch does.
+
+        Returns
+        -------
+        dict
+            ``"state"``: index to ``{"step": t, name: array}``; ``"param_groups"``: hyperparameters and, under
+            ``"params"``, the indices of the parameters.
+        """
+        groups: list[Values] = []
+        count = 0
+        for group in self.param_groups:
+            size = len(group._arrays)
+            groups.append({**group._values, "params": list(range(count, count + size))})
+            count += size
+        state = {
+            i: {name: np.copy(v) if name != "step" else v for name, v in s.items()} for i, s in enumerate(self.state)
+        }
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Copy states and hyperparameters in from `state_dict`, ours or that of torch's optimizer of the same name.
+
+        Parameters
+        ----------
+        state_dict : mapping
+            As `state_dict` returns it. Arrays may be tensors on the CPU; a parameter without a state starts anew.
+
+        Raises
+        ------
+        ValueError
+            Groups, parameters, names or shapes differ from this optimizer's. Nothing was changed.
+        """
+        groups, states = state_dict["param_groups"], state_dict["state"]
+        if len(groups) != len(self.param_groups):
+            raise ValueError(f"param_groups: expected {len(self.param_groups)} groups, got {len(groups)}")
+        all_values: list[Values] = []
+        sources: list[tuple[float, dict[str, Any]]] = []
+        for i, (theirs, ours) in enumerate(zip(groups, self.param_groups, strict=True)):
+            if len(theirs["params"]) != len(ours._arrays):
+                raise ValueError(f"param_groups[{i}]: expected {len(ours._arrays)} params, got {len(theirs['params'])}")
+            values = {k: v for k, v in theirs.items() if k != "params" and k not in self._foreign}
+            values = {**ours._values, **self.checked({k: _plain(v) for k, v in values.items()})}
+            if self.rule(values)[0] != self.rule(ours._values)[0]:
+                raise ValueError(
+                    f"param_groups[{i}]: its options need other states than this optimizer's, got {values}"
+                )
+            all_values.append(values)
+            for index, array in zip(theirs["params"], ours._arrays, strict=True):
+                source = states.get(index) or {}
+                wanted: dict[str, Any] = {}
+                for name in self.state_names(values):
+                    value = np.asarray(source.get(name, self.initial_state(values)))
+                    if name in source and value.shape != array.shape:
+                        raise ValueError(f"state[{index}][{name!r}]: expected shape {array.shape}, got {value.shape}")
+                    if source and name not in source:
+                        raise ValueError(f"state[{index}]: expected {self.state_names(values)}, got {tuple(source)}")
+                    wanted[name] = value
+                sources.append((float(source.get("step", 0)), wanted))
+        for own, (_, wanted) in zip(self._states, sources, strict=True):
+            for name, value in wanted.items():
+                own[name][...] = value
+        self._plan.steps = [steps for steps, _ in sources]
+        for group, values in zip(self.param_groups, all_values, strict=True):
+            for key, value in values.items():
+                group[key] = value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy parameters, states, step counts and groups; the copy updates its own parameters."""
+        groups = [(group._arrays, dict(group._values)) for group in self.param_groups]
+        return _rebuild, (type(self), self._keys, self._single, groups, self._states, self._plan.steps)
+
+    def __repr__(self) -> str:
+        """Show the groups."""
+        return f"{type(self).__name__}({', '.join(map(repr, self.param_groups))})"
+
+    @classmethod
+    def _new(cls, *args: Any) -> Self:
+        optimizer = cls.__new__(cls)
+        optimizer._build(*args)
+        return optimizer
+
+    @classmethod
+    def _update(
+        cls, names: Sequence[str], arrays: Sequence[Any], step: object, grad_scale: object, values: Mapping[str, Any]
+    ) -> None:
+        """One array's step for the functional forms: arrays = (p, g, *states)."""
+        checked = cls.checked(values)
+        if isinstance(step, bool) or not isinstance(step, int | np.integer) or step < 1:
+            raise ValueError(f"step must be an integer from 1 on, got {step!r}")
+        scale = positive("grad_scale", grad_scale)
+        rule, hyper = cls.rule(checked)
+        _core.update(rule, hyper, float(step), (-1 if checked["maximize"] else 1) / scale, names, arrays)
+
+
+def _plain(value: Any) -> Any:
+    """Return a hyperparameter of another library's as a number (torch keeps a learning rate as a tensor on request)."""
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+
+
+def _rebuild(cls: type[Optimizer], *args: Any) -> Optimizer:
+    return cls._new(*args)

@@ -1,0 +1,219 @@
+"""What every cell shares: the tape, the gradients, and the object that owns weights."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from fusedstep import _array, _core
+from fusedstep._array import Array
+
+
+class Tape:
+    """What a forward call leaves for its backward one. It refers to the call's arrays: change none before that.
+
+    Attributes
+    ----------
+    kind : str
+        Which compiled cell.
+    weights : dict
+        The weight arrays by name; None where absent.
+    x : ndarray
+        The input.
+    state, out : tuple of ndarray or None
+        The state before and after. A copy where the call wrote over it; None for zeros.
+    saved : ndarray
+        (batch, k·hidden): gates after their nonlinearities.
+    """
+
+    __slots__ = ("kind", "out", "saved", "state", "weights", "x")
+
+    def __init__(
+        self,
+        kind: str,
+        weights: Mapping[str, Any],
+        x: Array,
+        state: tuple[Array | None, ...],
+        out: tuple[Array, ...],
+        saved: Array,
+    ) -> None:
+        self.kind = kind
+        self.weights = weights
+        self.x = x
+        self.state = state
+        self.out = out
+        self.saved = saved
+
+
+class Gradients:
+    """The gradients that a backward call returns.
+
+    Attributes
+    ----------
+    x : ndarray
+        Shape of the input.
+    state : ndarray or tuple of ndarray
+        Of the state before the step: (h, c) for an LSTM, h for a GRU.
+    weights : dict
+        By the weights' names; those that were absent are missing.
+    """
+
+    __slots__ = ("state", "weights", "x")
+
+    def __init__(self, x: Array, state: Any, weights: dict[str, Array]) -> None:
+        self.x = x
+        self.state = state
+        self.weights = weights
+
+    def __repr__(self) -> str:
+        """Show the names of the weights."""
+        return f"Gradients(x, state, weights: {', '.join(self.weights)})"
+
+
+def taped(
+    kind: str,
+    weights: Mapping[str, Any],
+    x: Any,
+    state: Any,
+    out: Any,
+    call: Callable[[Any, Any, Any, bool], Any],
+) -> tuple[Any, Tape]:
+    """Run ``call(x, state, out, True)``, which returns (new state, saved), and keep what backward needs.
+
+    A state that the call overwrites (`out` is the state) is copied first.
+    """
+    states = _core.cells()[kind]["states"]
+    x = _array.view(x, "x")
+    names = ("h", "c") if states == 2 else ("h",)
+    old: tuple[Array | None, ...] = (None,) * states
+    if state is not None:
+        items = state if states == 2 else (state,)
+        if isinstance(items, tuple | list) and len(items) == states:  # the call reports what else it may be
+            old = tuple(_array.view(item, name) for item, name in zip(items, names, strict=True))
+            if out is not None:
+                old = tuple(item.copy() for item in old if item is not None)
+    new, saved = call(x, state, out, True)
+    items = new if states == 2 else (new,)
+    return new, Tape(kind, weights, x, old, tuple(_array.view(item, "out") for item in items), saved)
+
+
+def backward(tape: Tape, *gradients: Any) -> Gradients:
+    """Run a step backward. `gradients` are those of the new state; None means zero."""
+    dx, dstate, weights = _core.cell_backward(
+        tape.kind, dict(tape.weights), tape.x, tape.state, tape.out, tape.saved, gradients
+    )
+    return Gradients(dx, dstate if len(dstate) > 1 else dstate[0], weights)
+
+
+class Cell:
+    """Base of the cells that own weights.
+
+    Attributes
+    ----------
+    input_size, hidden_size : int
+        Widths.
+    weights : mapping
+        The weight arrays under torch's names and in its layout. They are the truth: change them in place.
+    """
+
+    def __init__(self, kind: str, input_size: Any, hidden_size: Any, bias: bool, dtype: DTypeLike, rng: Any) -> None:
+        for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
+            if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+                raise ValueError(f"{name} must be an integer from 1 on, got {size!r}")
+        if np.dtype(dtype) not in (np.float32, np.float64):
+            raise TypeError(f"dtype must be float32 or float64, got {np.dtype(dtype)}")
+        rng = np.random.default_rng(rng)
+        cell = _core.cells()[kind]
+        bound, rows = hidden_size**-0.5, cell["gates"] * hidden_size
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, input_size), "weight_hh": (rows, hidden_size)}
+        if bias:
+            shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+        if cell["peepholes"]:
+            shapes["weight_ch"] = (cell["peepholes"], hidden_size)
+        self._build(kind, {name: rng.uniform(-bound, bound, shape).astype(dtype) for name, shape in shapes.items()})
+
+    def _build(self, kind: str, weights: dict[str, Array]) -> None:
+        self._kind = kind
+        self.weights: Mapping[str, Array] = MappingProxyType(weights)
+        self._cell = _core.Cell(kind, weights)
+        self._forward = self._cell.forward
+        self.hidden_size = weights["weight_hh"].shape[1]
+        self.input_size = weights["weight_ih"].shape[1]
+
+    def __call__(self, x: Any, state: Any = None, *, out: Any = None, tape: bool = False) -> Any:
+        """Take one step.
+
+        Parameters
+        ----------
+        x : array_like
+            (batch, input_size) or (input_size,), the cell's dtype; rows may lie apart.
+        state : array_like or tuple of array_like, optional
+            h, or (h, c) for an LSTM: (batch, hidden_size) or (hidden_size,) each; zeros where None.
+        out : array_like or tuple of array_like, optional
+            Where the new state is written, of the same form, C-contiguous; may be `state` itself. Without it new arrays
+            are made.
+        tape : bool, optional
+            Return also what `backward` needs.
+
+        Returns
+        -------
+        state
+            The new state (`out` itself where it was given); with `tape`, a pair (state, Tape).
+
+        Raises
+        ------
+        ValueError, TypeError
+            An argument does not fit; the message names it. Nothing was written.
+        """
+        if not tape:
+            return self._forward(x, state, out, False)
+        return taped(self._kind, self.weights, x, state, out, self._forward)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether a packed snapshot of the weights is in use."""
+        return self._cell.frozen
+
+    def freeze(self) -> Self:
+        """Pack a snapshot of the weights for faster steps, and mark the arrays read-only until `unfreeze`.
+
+        The snapshot does not follow the arrays; that they are read-only makes NumPy, and the optimizers, raise where
+        they would be changed.
+
+        Returns
+        -------
+        self
+        """
+        self._cell.freeze()
+        for array in self.weights.values():
+            array.flags.writeable = False
+        return self
+
+    def unfreeze(self) -> Self:
+        """Drop the snapshot and make the arrays writeable.
+
+        Returns
+        -------
+        self
+        """
+        self._cell.unfreeze()
+        for array in self.weights.values():
+            array.flags.writeable = True
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy the weights, and whether they are frozen."""
+        return _rebuild, (type(self), self._kind, dict(self.weights), self.frozen)
+
+    def __repr__(self) -> str:
+        """Show the kind and the widths."""
+        frozen = ", frozen" if self.frozen else ""
+        return f"{type(self).__name__}({self.input_size}, {self.hidden_size}, kind={self._kind!r}{frozen})"
+
+
+def _rebuild(cls: type[Cell], kind: str, weights: dict[str, Array], frozen: bool) -> Cell:
+    cell = cls.__new__(cls)
+    cell._build(kind, weights)
+    return cell.freeze() if frozen else cell.unfreeze()

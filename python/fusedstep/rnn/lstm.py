@@ -1,0 +1,227 @@
+"""LSTM cell, with optional peepholes: functional forms, the object and the references."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from fusedstep import _core
+from fusedstep._array import Array
+from fusedstep.rnn._base import Cell, Gradients, Tape, backward, taped
+
+KINDS = ("lstm", "peephole_lstm")
+
+
+def lstm_cell(
+    x: Any,
+    state: Any,
+    weight_ih: Any,
+    weight_hh: Any,
+    bias_ih: Any = None,
+    bias_hh: Any = None,
+    weight_ch: Any = None,
+    *,
+    out: Any = None,
+    tape: bool = False,
+) -> Any:
+    """Take one LSTM step.
+
+    ``i, f, g, o = W_ih x + b_ih + W_hh h + b_hh``; ``c' = sigmoid(f) c + sigmoid(i) tanh(g)``;
+    ``h' = sigmoid(o) tanh(c')``. With peepholes i and f see c, and o sees c'.
+
+    Parameters
+    ----------
+    x : array_like
+        (batch, I) or (I,), float32 or float64; rows may lie apart.
+    state : tuple of array_like or None
+        (h, c), each (batch, H) or (H,); None for zeros.
+    weight_ih, weight_hh : array_like
+        (4H, I) and (4H, H), gates i f g o, C-contiguous: torch's layout.
+    bias_ih, bias_hh : array_like, optional
+        (4H,).
+    weight_ch : array_like, optional
+        (3, H), peepholes in the order i f o.
+    out : tuple of array_like, optional
+        (h, c) to write to, C-contiguous; may be `state` itself.
+    tape : bool, optional
+        Return also what `lstm_cell_backward` needs.
+
+    Returns
+    -------
+    (h, c) : tuple of ndarray
+        The new state; with `tape`, a pair ((h, c), Tape).
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument does not fit; the message names it. Nothing was written.
+
+    Notes
+    -----
+    Weights are packed on the way, each panel used at once. `LSTMCell.freeze` packs them once.
+
+    References
+    ----------
+    .. [1] Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural Computation 9(8), 1997.
+    .. [2] Gers and Schmidhuber, "Recurrent Nets that Time and Count", IJCNN 2000 (peepholes).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedstep.rnn import lstm_cell
+    >>> rng = np.random.default_rng(0)
+    >>> x, h, c = rng.normal(size=(2, 3)), np.zeros((2, 4)), np.zeros((2, 4))
+    >>> h, c = lstm_cell(x, (h, c), rng.normal(size=(16, 3)), rng.normal(size=(16, 4)))
+    >>> h.shape, c.shape
+    ((2, 4), (2, 4))
+    """
+    weights = {
+        "weight_ih": weight_ih,
+        "weight_hh": weight_hh,
+        "bias_ih": bias_ih,
+        "bias_hh": bias_hh,
+        "weight_ch": weight_ch,
+    }
+    kind = KINDS[weight_ch is not None]
+    if not tape:
+        return _core.cell_forward(kind, weights, x, state, out, False)
+    return taped(kind, weights, x, state, out, partial(_core.cell_forward, kind, weights))
+
+
+def lstm_cell_backward(tape: Tape, dh: Any, dc: Any = None) -> Gradients:
+    """Run an LSTM step backward.
+
+    Parameters
+    ----------
+    tape : Tape
+        What the forward call returned.
+    dh, dc : array_like or None
+        Gradients of the new h and c, (batch, H) or (H,); None for zeros.
+
+    Returns
+    -------
+    Gradients
+        `x`, `state` = (dh, dc) of the state before, and `weights` by name.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A gradient does not fit; the message names it.
+
+    Notes
+    -----
+    Sums over the batch are taken in blocks of 256 rows, added in order: the same bits for any number of threads.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedstep.rnn import lstm_cell, lstm_cell_backward
+    >>> rng = np.random.default_rng(0)
+    >>> x, w_ih, w_hh = rng.normal(size=(2, 3)), rng.normal(size=(16, 3)), rng.normal(size=(16, 4))
+    >>> (h, c), tape = lstm_cell(x, None, w_ih, w_hh, tape=True)
+    >>> g = lstm_cell_backward(tape, np.ones_like(h))
+    >>> g.x.shape, g.weights["weight_ih"].shape
+    ((2, 3), (16, 3))
+    """
+    return backward(tape, dh, dc)
+
+
+class LSTMCell(Cell):
+    """An LSTM cell that owns its weights: ``h, c = cell(x, (h, c))``.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        Widths I and H.
+    bias : bool, optional
+        Whether there are ``bias_ih`` and ``bias_hh``.
+    peephole : bool, optional
+        Whether there is ``weight_ch``.
+    dtype : dtype, optional
+        float32 or float64.
+    rng : int or numpy.random.Generator, optional
+        Where the initial weights come from: uniform in ±1/sqrt(hidden_size), as torch.
+
+    References
+    ----------
+    .. [1] Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural Computation 9(8), 1997.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedstep.rnn import LSTMCell
+    >>> cell = LSTMCell(3, 4, rng=0).freeze()
+    >>> h, c = cell(np.ones((2, 3), dtype=np.float32))
+    >>> h.shape
+    (2, 4)
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        bias: bool = True,
+        peephole: bool = False,
+        dtype: DTypeLike = np.float32,
+        rng: Any = None,
+    ) -> None:
+        super().__init__(KINDS[bool(peephole)], input_size, hidden_size, bias, dtype, rng)
+
+    def backward(self, tape: Tape, dh: Any, dc: Any = None) -> Gradients:
+        """Run a taped step backward: `lstm_cell_backward`."""
+        return backward(tape, dh, dc)
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + e⁻ˣ) without overflow."""
+    e: Array = np.exp(-np.abs(x))
+    result: Array = np.where(x >= 0, 1, e) / (1 + e)
+    return result
+
+
+def lstm_cell_reference(
+    x: Array,
+    state: tuple[Array, Array],
+    weight_ih: Array,
+    weight_hh: Array,
+    bias_ih: Array | float = 0.0,
+    bias_hh: Array | float = 0.0,
+    weight_ch: Array | None = None,
+) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
+    """One LSTM step in NumPy; returns the new (h, c) and the gates (i, f, g, o) after their nonlinearities."""
+    h, c = state
+    w_i, w_f, w_o = np.zeros((3, 1), x.dtype) if weight_ch is None else weight_ch
+    i, f, g, o = np.split(x @ weight_ih.T + bias_ih + h @ weight_hh.T + bias_hh, 4, axis=-1)
+    i, f, g = sigmoid(i + w_i * c), sigmoid(f + w_f * c), np.tanh(g)
+    c = f * c + i * g
+    o = sigmoid(o + w_o * c)
+    return (o * np.tanh(c), c), (i, f, g, o)
+
+
+def lstm_cell_backward_reference(
+    x: Array,
+    state: tuple[Array, Array],
+    weights: dict[str, Array],
+    dh: Array,
+    dc: Array,
+) -> Gradients:
+    """Gradients of one LSTM step over a batch (2-D arrays) in NumPy, the step run again first."""
+    h, c = state
+    (_, c_next), (i, f, g, o) = lstm_cell_reference(x, state, **weights)
+    w_i, w_f, w_o = weights.get("weight_ch", np.zeros((3, 1), x.dtype))
+    t = np.tanh(c_next)
+    da_o = dh * t * o * (1 - o)
+    dc = dc + dh * o * (1 - t * t) + da_o * w_o
+    da_i, da_f, da_g = dc * g * i * (1 - i), dc * c * f * (1 - f), dc * i * (1 - g * g)
+    da = np.concatenate([da_i, da_f, da_g, da_o], axis=-1)
+    all_weights = {
+        "weight_ih": da.T @ x,
+        "weight_hh": da.T @ h,
+        "bias_ih": da.sum(axis=0),
+        "bias_hh": da.sum(axis=0),
+        "weight_ch": np.stack([(da_i * c).sum(axis=0), (da_f * c).sum(axis=0), (da_o * c_next).sum(axis=0)]),
+    }
+    dstate = da @ weights["weight_hh"], dc * f + da_i * w_i + da_f * w_f
+    return Gradients(da @ weights["weight_ih"], dstate, {name: all_weights[name] for name in weights})
