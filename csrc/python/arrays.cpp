@@ -11,7 +11,7 @@
 namespace fusedstep::python {
 namespace {
 
-PyObject* view_function = nullptr;  // fusedstep._array.view, for the life of the process
+PyTypeObject* ndarray_type = nullptr;  // numpy.ndarray, which pybind11 looks up in a dict each time
 
 constexpr int kFloat = 11, kDouble = 12;  // NPY_FLOAT, NPY_DOUBLE
 
@@ -33,11 +33,13 @@ std::string shape_text(int nd, const Py_ssize_t* shape) {
 void value_error(const Name& name, const std::string& rule) { throw py::value_error(name.text() + ": " + rule); }
 void type_error(const Name& name, const std::string& rule) { throw py::type_error(name.text() + ": " + rule); }
 
-void set_view(py::object view) { view_function = view.release().ptr(); }
+void initialize() { ndarray_type = py::detail::npy_api::get().PyArray_Type_; }
+
+bool is_ndarray(PyObject* object) { return PyObject_TypeCheck(object, ndarray_type); }
 
 Array array(PyObject* object, const Name& name, Keep& keep) {
-  if (!py::detail::npy_api::get().PyArray_Check_(object)) {
-    keep.push_back(py::handle(view_function)(py::handle(object), name.text()));
+  if (!is_ndarray(object)) {
+    keep.push_back(py::module_::import("fusedstep._array").attr("view")(py::handle(object), name.text()));
     object = keep.back().ptr();
   }
   const auto* fields = py::detail::array_proxy(object);

@@ -45,12 +45,14 @@ struct Array {
   bool writeable() const { return flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_; }
 };
 
+bool is_ndarray(PyObject* object);
+
 // What must outlive a call: arrays made from other libraries' tensors.
 using Keep = std::vector<py::object>;
 
 // The fields of `object`; a tensor of another library is viewed by fusedstep._array.view. TypeError where it is neither.
 Array array(PyObject* object, const Name& name, Keep& keep);
-void set_view(py::object view);
+void initialize();
 
 void check_dtype(const Array& array, const Name& name, Dtype dtype);
 void check_shape(const Array& array, const Name& name, std::initializer_list<Py_ssize_t> shape);

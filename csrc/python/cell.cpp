@@ -9,6 +9,7 @@
 #include "core/table.h"
 #include "python/arrays.h"
 #include "python/bind.h"
+#include "python/fastcall.h"
 
 namespace fusedstep::python {
 namespace {
@@ -123,7 +124,7 @@ struct Batch {
   bool vector;
   std::size_t B;
 
-  Batch(const py::object& object, const Weights& w, Keep& keep) : x(array(object.ptr(), {"x"}, keep)) {
+  Batch(PyObject* object, const Weights& w, Keep& keep) : x(array(object, {"x"}, keep)) {
     if (x.nd != 1 && x.nd != 2)
       value_error({"x"}, "expected shape (batch, " + std::to_string(w.I) + ") or (" + std::to_string(w.I) + ",), got " +
                              shape_text(x.nd, x.shape));
@@ -132,8 +133,7 @@ struct Batch {
   }
 };
 
-py::object forward(const Weights& w, const void* packed, const py::object& x, const py::object& state,
-                   const py::object& out, bool tape) {
+py::object forward(const Weights& w, const void* packed, PyObject* x, PyObject* state, PyObject* out, bool tape) {
   const int states = w.cell->states;
   Keep keep;
   const Batch batch(x, w, keep);
@@ -141,15 +141,15 @@ py::object forward(const Weights& w, const void* packed, const py::object& x, co
   const std::size_t B = batch.B, H = w.H;
   CellForward call{.B = B, .I = w.I, .H = H, .weights = w.pointers(packed), .x = nullptr, .ld_x = 0, .state = {},
                    .ld_state = {}, .out = {}, .saved = nullptr};
-  const Rows input = rows(x.ptr(), {"x"}, w, vector, B, w.I, keep);
+  const Rows input = rows(x, {"x"}, w, vector, B, w.I, keep);
   call.x = input.fields.data;
   call.ld_x = input.ld;
 
   std::array<Extent, 1 + kMaxStates> read{extent(input.fields)};
   for (int i = 0; i < states; ++i) {
-    if (state.is_none()) keep.push_back(zeros({Py_ssize_t(B), Py_ssize_t(H)}, w.dtype));
-    const Rows s = state.is_none() ? Rows{array(keep.back().ptr(), {kStateNames[i]}, keep), H}
-                                   : rows(state_item(state.ptr(), i, states, "state"), {kStateNames[i]}, w, vector, B, H, keep);
+    if (state == Py_None) keep.push_back(zeros({Py_ssize_t(B), Py_ssize_t(H)}, w.dtype));
+    const Rows s = state == Py_None ? Rows{array(keep.back().ptr(), {kStateNames[i]}, keep), H}
+                                   : rows(state_item(state, i, states, "state"), {kStateNames[i]}, w, vector, B, H, keep);
     call.state[i] = s.fields.data;
     call.ld_state[i] = s.ld;
     read[std::size_t(1 + i)] = extent(s.fields);
@@ -157,14 +157,14 @@ py::object forward(const Weights& w, const void* packed, const py::object& x, co
 
   std::array<py::object, kMaxStates> results;
   for (int i = 0; i < states; ++i) {
-    if (out.is_none()) {
+    if (out == Py_None) {
       py::array result = empty_rows(w, vector, B, H);
       call.out[i] = result.mutable_data();
       results[std::size_t(i)] = std::move(result);
       continue;
     }
     const Name name{states == 1 ? "out" : kOutNames[i]};
-    const Rows to = rows(state_item(out.ptr(), i, states, "out"), name, w, vector, B, H, keep);
+    const Rows to = rows(state_item(out, i, states, "out"), name, w, vector, B, H, keep);
     check_contiguous(to.fields, name);
     check_writeable(to.fields, name);
     const Extent written = extent(to.fields);
@@ -192,7 +192,7 @@ py::object forward(const Weights& w, const void* packed, const py::object& x, co
     const MaybeReleaseGil release(work > kReleaseGil);
     w.cell->forward[int(w.dtype)](call);
   }
-  py::object result = out.is_none() ? state_of(results, states) : out;
+  py::object result = out == Py_None ? state_of(results, states) : py::reinterpret_borrow<py::object>(out);
   return tape ? py::object(py::make_tuple(result, saved)) : result;
 }
 
@@ -201,7 +201,7 @@ py::tuple cell_backward(const std::string& kind, const py::dict& weights, const 
   const Weights w(kind, weights);
   const int states = w.cell->states;
   Keep keep;
-  const Batch batch(x, w, keep);
+  const Batch batch(x.ptr(), w, keep);
   const bool vector = batch.vector;
   const std::size_t B = batch.B, I = w.I, H = w.H, GH = std::size_t(w.cell->gates) * H;
   CellBackward call{};
@@ -274,23 +274,25 @@ class Cell {
     const CellEntry& cell = *weights_.cell;
     const int dtype = int(weights_.dtype);
     const std::size_t bytes = cell.packed_bytes[dtype](weights_.I, weights_.H);
-    packed_array_ = zeros({Py_ssize_t(bytes / size_of(weights_.dtype))}, weights_.dtype);
-    packed_ = packed_array_.mutable_data();
-    cell.pack[dtype](weights_.pointers(nullptr), weights_.I, weights_.H, packed_);
+    py::array packed = zeros({Py_ssize_t(bytes / size_of(weights_.dtype))}, weights_.dtype);
+    cell.pack[dtype](weights_.pointers(nullptr), weights_.I, weights_.H, packed.mutable_data());
+    packed_ = packed.mutable_data();
+    packed_array_ = std::move(packed);
   }
   void unfreeze() {
     packed_ = nullptr;
-    packed_array_ = py::array();
+    packed_array_ = py::none();
   }
 
-  py::object step(const py::object& x, const py::object& state, const py::object& out, bool tape) const {
-    const py::array hold = packed_array_;  // another thread may unfreeze while this one computes
-    return forward(weights_, packed_, x, state, out, tape);
+  // (x, state, out, tape)
+  py::object step(PyObject* const* args) {
+    const py::object hold = packed_array_;  // another thread may unfreeze while this one computes
+    return forward(weights_, packed_, args[0], args[1], args[2], args[3] == Py_True);
   }
 
  private:
   const Weights weights_;
-  py::array packed_array_;
+  py::object packed_array_;
   void* packed_ = nullptr;
 };
 
@@ -316,10 +318,10 @@ void bind_cell(py::module_& module) {
       .def_property_readonly("frozen", &Cell::frozen)
       .def("freeze", &Cell::freeze)
       .def("unfreeze", &Cell::unfreeze)
-      .def("forward", &Cell::step);
+      .def("stepper", [](const py::object& self) { return fast_method<Cell, 4, &Cell::step>(self); });
   module.def("cell_forward", [](const std::string& kind, const py::dict& weights, const py::object& x,
                                 const py::object& state, const py::object& out, bool tape) {
-    return forward(Weights(kind, weights), nullptr, x, state, out, tape);
+    return forward(Weights(kind, weights), nullptr, x.ptr(), state.ptr(), out.ptr(), tape);
   });
   module.def("cell_backward", &cell_backward);
   module.def("cells", &cells);

@@ -81,10 +81,10 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
   if (default_num_threads() == 0)
     throw py::import_error(std::string("FUSEDSTEP_NUM_THREADS=") + std::getenv("FUSEDSTEP_NUM_THREADS") +
                            ": expected an integer from 1 to " + std::to_string(kMaxThreads));
+  initialize();
   module.def("build_info", &build_info);
   module.def("num_threads", &num_threads);
   module.def("set_num_threads", &set_threads);
-  module.def("set_view", &set_view);
   module.def("zeros", [](const std::vector<Py_ssize_t>& shape, const py::object& dtype) {
     return zeros(shape, dtype_of(dtype));
   });

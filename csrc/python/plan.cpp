@@ -11,6 +11,7 @@
 #include "cpu/multi_tensor.h"
 #include "python/arrays.h"
 #include "python/bind.h"
+#include "python/fastcall.h"
 
 namespace fusedstep::python {
 namespace {
@@ -46,12 +47,20 @@ std::vector<double> check_hyper(const RuleEntry& rule, std::vector<double> hyper
   return hyper;
 }
 
+std::string text(PyObject* object) { return py::repr(object).cast<std::string>(); }
+
 double number(PyObject* object, const char* name) {
   const double value = PyFloat_AsDouble(object);
   if (value == -1 && PyErr_Occurred()) {
     PyErr_Clear();
-    type_error({name}, "expected a number, got " + py::repr(object).cast<std::string>());
+    type_error({name}, "expected a number, got " + text(object));
   }
+  return value;
+}
+
+bool truth(PyObject* object) {
+  const int value = PyObject_IsTrue(object);
+  if (value < 0) throw py::error_already_set();
   return value;
 }
 
@@ -80,7 +89,7 @@ struct Parameter {
   py::object array;
   std::vector<py::object> state_arrays;
   Array fields;
-  Tensor tensor;
+  Segment segment;  // without what changes from step to step
   std::size_t group;
   double steps = 0;
 };
@@ -98,12 +107,18 @@ class Plan {
     const RuleEntry& rule = find_rule(rule_name);
     std::vector<Parameter> added;
     for (std::size_t i = 0; i < params.size(); ++i) {
-      Parameter parameter{.array = params[i], .state_arrays = {}, .fields = {}, .tensor = {}, .group = groups_.size()};
+      Parameter parameter{.array = params[i], .state_arrays = {}, .fields = {}, .segment = {}, .group = groups_.size()};
       const Name name{"params", Py_ssize_t(parameters_.size() + i)};
       Keep none;
       parameter.fields = array(parameter.array.ptr(), name, none);
       check_contiguous(parameter.fields, name);
-      parameter.tensor.p = parameter.fields.data;
+      const int dtype = int(parameter.fields.dtype);
+      parameter.segment = {.step = rule.step[dtype],
+                           .square_sums = table().square_sums[dtype],
+                           .scalars = nullptr,
+                           .sign = 1,
+                           .n = parameter.fields.size(),
+                           .tensor = {parameter.fields.data, nullptr, {}}};
       const py::sequence own = states[i];
       if (int(own.size()) != rule.states) value_error({"states"}, "expected " + std::to_string(rule.states) + " arrays");
       for (int j = 0; j < rule.states; ++j) {
@@ -114,7 +129,7 @@ class Plan {
         check_same_shape(state, state_name, parameter.fields);
         check_contiguous(state, state_name);
         check_writeable(state, state_name);
-        parameter.tensor.state[j] = state.data;
+        parameter.segment.tensor.state[j] = state.data;
       }
       added.push_back(std::move(parameter));
     }
@@ -142,19 +157,20 @@ class Plan {
     for (std::size_t i = 0; i < steps.size(); ++i) parameters_[i].steps = steps[i];
   }
 
-  py::object step(const py::object& grads, const py::object& max_norm, const py::object& grad_scale, bool check_finite,
-                  bool zero_grads) {
+  // (grads, max_norm, grad_scale, check_finite, zero_grads)
+  py::object step(PyObject* const* args) {
+    PyObject *const max_norm = args[1], *const grad_scale = args[2];
+    const bool clips = max_norm != Py_None, check_finite = truth(args[3]), zero_grads = truth(args[4]);
     const std::unique_lock<std::mutex> lock = exclusive();
-    const double scale = number(grad_scale.ptr(), "grad_scale");
+    const double scale = number(grad_scale, "grad_scale");
     if (!(scale > 0) || std::isinf(scale))
-      throw py::value_error("grad_scale must be positive and finite, got " + py::str(grad_scale).cast<std::string>());
-    const double limit = max_norm.is_none() ? 0 : number(max_norm.ptr(), "max_norm");
-    if (!max_norm.is_none() && !(limit > 0))
-      throw py::value_error("max_norm must be > 0, got " + py::str(max_norm).cast<std::string>());
+      throw py::value_error("grad_scale must be positive and finite, got " + text(grad_scale));
+    const double limit = clips ? number(max_norm, "max_norm") : 0;
+    if (clips && !(limit > 0)) throw py::value_error("max_norm must be > 0, got " + text(max_norm));
 
     Keep keep;
-    const std::size_t elements = take(grads, zero_grads, keep);
-    const bool needs_norm = !max_norm.is_none() || check_finite;
+    const std::size_t elements = take(args[0], zero_grads, keep);
+    const bool needs_norm = clips || check_finite;
     double multiplier = 1 / scale;
     GradNorm norm{0, -1};
     {
@@ -162,7 +178,7 @@ class Plan {
       if (needs_norm) {
         norm = grad_norm(segments_);
         norm.norm /= scale;
-        if (!max_norm.is_none()) multiplier = std::min(1.0, limit / (norm.norm + 1e-6)) / scale;
+        if (clips) multiplier = std::min(1.0, limit / (norm.norm + 1e-6)) / scale;
       }
       if (norm.nonfinite < 0) update_all(segments_, multiplier, zero_grads);
     }
@@ -196,37 +212,38 @@ class Plan {
   }
 
   // One gradient per parameter, as a tuple of our own: the caller's list may change under us.
-  py::tuple in_order(const py::object& grads) const {
-    if (single_ && !PyList_Check(grads.ptr()) && !PyTuple_Check(grads.ptr())) return py::make_tuple(grads);
-    if (!keys_.empty()) {
-      if (!py::isinstance<py::dict>(grads))
-        throw py::type_error("grads: expected a dict with the names of params, got " + type_name(grads));
-      const auto dict = py::reinterpret_borrow<py::dict>(grads);
-      py::tuple values(keys_.size());
-      for (std::size_t i = 0; i < keys_.size(); ++i) {
-        PyObject* const value = PyDict_GetItemWithError(dict.ptr(), keys_[i].ptr());
-        if (!value) throw py::value_error("grads: expected the names of params, got none for " + py::repr(keys_[i]).cast<std::string>());
-        PyTuple_SET_ITEM(values.ptr(), Py_ssize_t(i), Py_NewRef(value));
-      }
-      if (dict.size() != keys_.size())
-        for (const auto& item : dict)
-          if (std::none_of(keys_.begin(), keys_.end(), [&](const py::object& key) { return key.equal(item.first); }))
-            throw py::value_error("grads: expected the names of params, got also " + py::repr(item.first).cast<std::string>());
-      return values;
-    }
-    if (!PyList_Check(grads.ptr()) && !PyTuple_Check(grads.ptr()))
-      throw py::type_error("grads: expected a list or tuple with one array per parameter, got " + type_name(grads));
-    py::tuple values = py::reinterpret_steal<py::tuple>(PySequence_Tuple(grads.ptr()));
+  py::tuple in_order(PyObject* grads) const {
+    if (!keys_.empty()) return by_name(grads);
+    const bool sequence = PyList_Check(grads) || PyTuple_Check(grads);
+    if (single_ && !sequence) return py::make_tuple(py::handle(grads));
+    if (!sequence)
+      type_error({"grads"}, std::string("expected a list or tuple with an array per parameter, got ") + Py_TYPE(grads)->tp_name);
+    py::tuple values = py::reinterpret_steal<py::tuple>(PySequence_Tuple(grads));
     if (values.size() != parameters_.size())
-      throw py::value_error("grads: expected " + std::to_string(parameters_.size()) + " arrays, got " +
-                            std::to_string(values.size()));
+      value_error({"grads"}, "expected " + std::to_string(parameters_.size()) + " arrays, got " + std::to_string(values.size()));
     return values;
   }
-  static std::string type_name(const py::object& object) { return Py_TYPE(object.ptr())->tp_name; }
+
+  py::tuple by_name(PyObject* grads) const {
+    if (!PyDict_Check(grads))
+      type_error({"grads"}, std::string("expected a dict with the names of params, got ") + Py_TYPE(grads)->tp_name);
+    const auto dict = py::reinterpret_borrow<py::dict>(grads);
+    py::tuple values(keys_.size());
+    for (std::size_t i = 0; i < keys_.size(); ++i) {
+      PyObject* const value = PyDict_GetItemWithError(grads, keys_[i].ptr());
+      if (!value) value_error({"grads"}, "expected the names of params, got none for " + text(keys_[i].ptr()));
+      PyTuple_SET_ITEM(values.ptr(), Py_ssize_t(i), Py_NewRef(value));
+    }
+    if (dict.size() != keys_.size())
+      for (const auto& item : dict)
+        if (std::none_of(keys_.begin(), keys_.end(), [&](const py::object& key) { return key.equal(item.first); }))
+          value_error({"grads"}, "expected the names of params, got also " + text(item.first.ptr()));
+    return values;
+  }
 
   // Checks every gradient and fills segments_ and present_; None skips its parameter. Returns the number of elements.
-  std::size_t take(const py::object& grads, bool zero, Keep& keep) {
-    const py::tuple values = in_order(grads);
+  std::size_t take(PyObject* grads, bool zero, Keep& keep) {
+    py::tuple values = in_order(grads);
     segments_.clear();
     present_.clear();
     for (Group& group : groups_) group.prepared.clear();
@@ -234,34 +251,20 @@ class Plan {
     bool seen_before = checked_.size() == parameters_.size() && checked_zero_ == zero;
     checked_.resize(parameters_.size());
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
-      Parameter& parameter = parameters_[i];
+      const Parameter& parameter = parameters_[i];
       PyObject* const object = PyTuple_GET_ITEM(values.ptr(), Py_ssize_t(i));
-      if (object == Py_None) {
-        seen_before = seen_before && !checked_[i];
-        checked_[i] = nullptr;
-        continue;
-      }
+      char* const data = object == Py_None ? nullptr : check_gradient(parameter, object, i, zero, keep);
+      seen_before = seen_before && checked_[i] == data;
+      checked_[i] = data;
+      if (object == Py_None) continue;
       check_parameter(parameter, i);
-      const Name name = name_of_gradient(i);
-      const Array gradient = array(object, name, keep);
-      check_dtype(gradient, name, parameter.fields.dtype);
-      check_same_shape(gradient, name, parameter.fields);
-      check_contiguous(gradient, name);
-      if (zero) check_writeable(gradient, name);
-      seen_before = seen_before && checked_[i] == gradient.data;
-      checked_[i] = gradient.data;
       Group& group = groups_[parameter.group];
-      const std::size_t n = gradient.size();
-      Tensor tensor = parameter.tensor;
-      tensor.g = gradient.data;
-      segments_.push_back({.step = group.rule->step[int(gradient.dtype)],
-                           .square_sums = table().square_sums[int(gradient.dtype)],
-                           .scalars = group.scalars(parameter.steps + 1),
-                           .sign = group.maximize ? -1.0 : 1.0,
-                           .n = n,
-                           .tensor = tensor});
+      Segment& segment = segments_.emplace_back(parameter.segment);
+      segment.scalars = group.scalars(parameter.steps + 1);
+      segment.sign = group.maximize ? -1 : 1;
+      segment.tensor.g = data;
       present_.push_back(i);
-      elements += n;
+      elements += segment.n;
     }
     if (!seen_before) {
       checked_zero_ = zero;
@@ -272,8 +275,29 @@ class Plan {
         throw;
       }
     }
-    keep.push_back(values);
+    keep.push_back(std::move(values));
     return elements;
+  }
+
+  // Returns where its elements are.
+  char* check_gradient(const Parameter& parameter, PyObject* object, std::size_t i, bool zero, Keep& keep) const {
+    // The usual case at a glance: an ndarray like the parameter. Otherwise one check after the other, for the message.
+    const int wanted = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_ |
+                       (zero ? py::detail::npy_api::NPY_ARRAY_WRITEABLE_ : 0);
+    const Array& like = parameter.fields;
+    if (is_ndarray(object)) {
+      const auto* fields = py::detail::array_proxy(object);
+      if (fields->descr == py::detail::array_proxy(like.object)->descr && fields->nd == like.nd &&
+          std::equal(like.shape, like.shape + like.nd, fields->dimensions) && (fields->flags & wanted) == wanted)
+        return fields->data;
+    }
+    const Name name = name_of_gradient(i);
+    const Array gradient = array(object, name, keep);
+    check_dtype(gradient, name, like.dtype);
+    check_same_shape(gradient, name, like);
+    check_contiguous(gradient, name);
+    if (zero) check_writeable(gradient, name);
+    return gradient.data;
   }
 
   // The parameter's array may have been frozen, or given other memory, since the last step.
@@ -281,7 +305,7 @@ class Plan {
     const auto* fields = py::detail::array_proxy(parameter.array.ptr());
     if (!(fields->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_))
       value_error(name_of_parameter(i), "expected a writeable array, got a read-only one (a frozen cell's weights?)");
-    if (fields->data != parameter.tensor.p)
+    if (fields->data != parameter.segment.tensor.p)
       value_error(name_of_parameter(i), "its memory was replaced since the optimizer was made");
   }
 
@@ -291,9 +315,9 @@ class Plan {
     if (occupied_.empty()) {
       for (const Parameter& parameter : parameters_) {
         const std::size_t bytes = parameter.fields.bytes();
-        occupied_.push_back(of(parameter.tensor.p, bytes));
+        occupied_.push_back(of(parameter.segment.tensor.p, bytes));
         for (std::size_t j = 0; j < parameter.state_arrays.size(); ++j)
-          occupied_.push_back(of(parameter.tensor.state[j], bytes));
+          occupied_.push_back(of(parameter.segment.tensor.state[j], bytes));
       }
       std::sort(occupied_.begin(), occupied_.end(), before);
     }
@@ -394,7 +418,7 @@ void bind_plan(py::module_& module) {
       .def(py::init<const py::object&, bool>())
       .def("add_group", &Plan::add_group)
       .def("set_hyper", &Plan::set_hyper)
-      .def("step", &Plan::step)
+      .def("stepper", [](const py::object& self) { return fast_method<Plan, 5, &Plan::step>(self); })
       .def_property("steps", &Plan::steps, &Plan::set_steps);
   module.def("update", &update);
   module.def("rules", &rules);

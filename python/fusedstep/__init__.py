@@ -10,10 +10,8 @@ Examples
 True
 """
 
-from fusedstep import _array, _core, optim, rnn
+from fusedstep import optim, rnn
 from fusedstep._core import build_info, num_threads, set_num_threads
-
-_core.set_view(_array.view)
 
 __version__: str = build_info()["version"]
 

@@ -8,7 +8,7 @@ import numpy as np
 from fusedstep import _array, _core
 from fusedstep._array import Array
 from fusedstep._core import StepInfo
-from fusedstep.optim._hyper import Hyper, positive
+from fusedstep.optim._hyper import Hyper, positive, whole
 
 Values = dict[str, Any]
 
@@ -22,12 +22,19 @@ def _groups(params: Any) -> tuple[Sequence[Mapping[str, Any]], bool]:
     if isinstance(params, Mapping):
         return [{"params": params}], False
     if _is_array(params) or not isinstance(params, Iterable):
-        return [{"params": [params]}], True
+        return [{"params": params}], True
     items = list(params)
     nested = sum(isinstance(item, Mapping) for item in items)
     if nested not in (0, len(items)):
         raise TypeError("params: expected arrays or parameter groups (dicts with 'params'), got both")
     return items if nested else [{"params": items}], False
+
+
+def _arrays(given: Any) -> Iterable[Any]:
+    """Return what a group's ``params`` holds: the values of a dict, one array, or several."""
+    if isinstance(given, Mapping):
+        return given.values()
+    return [given] if _is_array(given) or not isinstance(given, Iterable) else given
 
 
 class Group(MutableMapping[str, Any]):
@@ -92,9 +99,10 @@ class Optimizer:
         Mappings with ``params`` and the hyperparameters, which may be set between steps.
     """
 
-    # Hyperparameters of torch's optimizers that choose an implementation there and mean nothing here.
+    # What torch's groups also hold: choices of its implementation, its schedulers' numbers, and the parameters' names.
     _foreign: ClassVar[frozenset[str]] = frozenset(
-        {"capturable", "decoupled_weight_decay", "differentiable", "foreach", "fused", "initial_lr", "param_names"}
+        {"capturable", "decoupled_weight_decay", "differentiable", "foreach", "fused"}
+        | {"base_momentum", "initial_lr", "max_lr", "max_momentum", "min_lr", "param_names", "params"}
     )
 
     @classmethod
@@ -129,33 +137,27 @@ class Optimizer:
     def __init__(self, params: Any, defaults: Values) -> None:
         defaults = self.checked(defaults)
         groups, single = _groups(params)
-        keys: list[str] = []
-        named = 0
-        collected: list[tuple[list[Array], Values]] = []
-        count = 0
         for i, group in enumerate(groups):
             if "params" not in group:
                 raise ValueError(f"params[{i}]: expected a parameter group with the key 'params', got {sorted(group)}")
-            given = group["params"]
-            if isinstance(given, Mapping):
-                named += 1
-                keys += given.keys()
-                given = given.values()
-            elif _is_array(given):
-                given = [given]
+        named = [group["params"] for group in groups if isinstance(group["params"], Mapping)]
+        if len(named) not in (0, len(groups)):
+            raise TypeError("params: expected names in every parameter group or in none")
+        keys = [key for names in named for key in names] or None
+        if keys is not None and len(set(keys)) != len(keys):
+            raise ValueError(f"params: expected every name once, got {keys}")
+        collected: list[tuple[list[Array], Values]] = []
+        count = 0
+        for group in groups:
             arrays = []
-            for obj in given:
-                arrays.append(_array.parameter(obj, self._name(single, keys or None, count)))
+            for obj in _arrays(group["params"]):
+                arrays.append(_array.parameter(obj, self._name(single, keys, count)))
                 count += 1
             own = self.checked({name: value for name, value in group.items() if name != "params"})
             collected.append((arrays, {**defaults, **own}))
         if count == 0:
             raise ValueError("params: expected at least one array, got none")
-        if named not in (0, len(groups)):
-            raise TypeError("params: expected names in every parameter group or in none")
-        if len(set(keys)) != len(keys):
-            raise ValueError(f"params: expected every name once, got {keys}")
-        self._build(keys or None, single, collected)
+        self._build(keys, single, collected)
 
     @staticmethod
     def _name(single: bool, keys: Sequence[str] | None, index: int) -> str:
@@ -172,6 +174,7 @@ class Optimizer:
         _array.check_apart([a for arrays, _ in groups for a in arrays], lambda i: self._name(single, keys, i))
         self._keys, self._single = keys, single
         self._plan = _core.Plan(keys, single)
+        self._step = self._plan.stepper()
         self._states: list[dict[str, Array]] = []
         self.param_groups: list[Group] = []
         for index, (arrays, values) in enumerate(groups):
@@ -232,7 +235,7 @@ class Optimizer:
         -----
         Reads a gradient once, or twice where there is a norm pass; reads and writes parameter and states once.
         """
-        return self._plan.step(grads, max_norm, grad_scale, check_finite, zero_grads)
+        return self._step(grads, max_norm, grad_scale, check_finite, zero_grads)
 
     @property
     def state(self) -> list[dict[str, Any]]:
@@ -246,14 +249,15 @@ class Optimizer:
         -------
         dict
             ``"state"``: index to ``{"step": t, name: array}``; ``"param_groups"``: hyperparameters and, under
-            ``"params"``, the indices of the parameters.
+            ``"params"``, the indices of the parameters; ``"param_names"`` where they have names.
         """
         groups: list[Values] = []
         count = 0
         for group in self.param_groups:
-            size = len(group._arrays)
-            groups.append({**group._values, "params": list(range(count, count + size))})
-            count += size
+            own = range(count, count + len(group._arrays))
+            names = {} if self._keys is None else {"param_names": [self._keys[i] for i in own]}
+            groups.append({**group._values, **names, "params": list(own)})
+            count = own.stop
         state = {
             i: {name: np.copy(v) if name != "step" else v for name, v in s.items()} for i, s in enumerate(self.state)
         }
@@ -266,38 +270,28 @@ class Optimizer:
         ----------
         state_dict : mapping
             As `state_dict` returns it. Arrays may be tensors on the CPU; a parameter without a state starts anew.
+            Parameters are matched by name where both sides have the same names, otherwise in order.
 
         Raises
         ------
-        ValueError
-            Groups, parameters, names or shapes differ from this optimizer's. Nothing was changed.
+        ValueError, TypeError, KeyError
+            Groups, parameters, names, shapes or values do not fit this optimizer. Nothing was changed.
         """
         groups, states = state_dict["param_groups"], state_dict["state"]
         if len(groups) != len(self.param_groups):
             raise ValueError(f"param_groups: expected {len(self.param_groups)} groups, got {len(groups)}")
         all_values: list[Values] = []
-        sources: list[tuple[float, dict[str, Any]]] = []
+        sources: list[tuple[float, Mapping[str, Array | float]]] = []
         for i, (theirs, ours) in enumerate(zip(groups, self.param_groups, strict=True)):
             if len(theirs["params"]) != len(ours._arrays):
                 raise ValueError(f"param_groups[{i}]: expected {len(ours._arrays)} params, got {len(theirs['params'])}")
-            values = {k: v for k, v in theirs.items() if k != "params" and k not in self._foreign}
-            values = {**ours._values, **self.checked({k: _plain(v) for k, v in values.items()})}
+            values = {k: _plain(v) for k, v in theirs.items() if k not in self._foreign}
+            values = {**ours._values, **self.checked(values)}
             if self.rule(values)[0] != self.rule(ours._values)[0]:
-                raise ValueError(
-                    f"param_groups[{i}]: its options need other states than this optimizer's, got {values}"
-                )
+                raise ValueError(f"param_groups[{i}]: its options need other states than this optimizer's: {values}")
             all_values.append(values)
-            for index, array in zip(theirs["params"], ours._arrays, strict=True):
-                source = states.get(index) or {}
-                wanted: dict[str, Any] = {}
-                for name in self.state_names(values):
-                    value = np.asarray(source.get(name, self.initial_state(values)))
-                    if name in source and value.shape != array.shape:
-                        raise ValueError(f"state[{index}][{name!r}]: expected shape {array.shape}, got {value.shape}")
-                    if source and name not in source:
-                        raise ValueError(f"state[{index}]: expected {self.state_names(values)}, got {tuple(source)}")
-                    wanted[name] = value
-                sources.append((float(source.get("step", 0)), wanted))
+            for index, array in zip(self._matched(theirs, len(sources)), ours._arrays, strict=True):
+                sources.append(self._saved(f"state[{index!r}]", states.get(index) or {}, array, values))
         for own, (_, wanted) in zip(self._states, sources, strict=True):
             for name, value in wanted.items():
                 own[name][...] = value
@@ -305,6 +299,31 @@ class Optimizer:
         for group, values in zip(self.param_groups, all_values, strict=True):
             for key, value in values.items():
                 group[key] = value
+
+    def _matched(self, theirs: Mapping[str, Any], first: int) -> list[Any]:
+        """Return the indices of a saved group's parameters in the order of ours, which begin at `first`."""
+        indices = list(theirs["params"])
+        by_name = dict(zip(theirs.get("param_names", indices), indices, strict=True))
+        ours = [] if self._keys is None else self._keys[first : first + len(indices)]
+        return [by_name[key] for key in ours] if by_name.keys() == set(ours) else indices
+
+    @classmethod
+    def _saved(
+        cls, where: str, source: Mapping[str, Any], like: Array, values: Values
+    ) -> tuple[float, Mapping[str, Array | float]]:
+        """Check a parameter's saved state: its step count, and what to copy into each state."""
+        names = cls.state_names(values)
+        if not source:
+            return 0.0, dict.fromkeys(names, cls.initial_state(values))
+        if not {"step", *names} <= source.keys():
+            raise ValueError(f"{where}: expected {('step', *names)}, got {tuple(source)}")
+        arrays = {name: _array.view(source[name], f"{where}[{name!r}]") for name in names}
+        for name, array in arrays.items():
+            if array.dtype.type not in (np.float32, np.float64):
+                raise TypeError(f"{where}[{name!r}]: expected a float32 or float64 array, got dtype {array.dtype}")
+            if array.shape != like.shape:
+                raise ValueError(f"{where}[{name!r}]: expected shape {like.shape}, got {array.shape}")
+        return whole(f"{where}['step']", _plain(source["step"])), arrays
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy parameters, states, step counts and groups; the copy updates its own parameters."""

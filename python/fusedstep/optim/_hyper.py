@@ -35,6 +35,14 @@ def positive(name: str, value: object) -> float:
     return x
 
 
+def whole(name: str, value: object) -> float:
+    """Return an integral number from 0 on, as a float."""
+    x = number(name, value)
+    if not (x >= 0 and x.is_integer()):
+        raise ValueError(f"{name} must be an integer from 0 on, got {value!r}")
+    return x
+
+
 def fraction(name: str, value: object) -> float:
     """Return a number in [0, 1)."""
     x = number(name, value)

@@ -1,17 +1,70 @@
 """Fused recurrent cells over NumPy arrays: one step, forward and backward."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
 from fusedstep.rnn._base import Cell, Gradients, Tape
-from fusedstep.rnn.gru import GRUCell, gru_cell, gru_cell_backward
-from fusedstep.rnn.lstm import LSTMCell, lstm_cell, lstm_cell_backward
+from fusedstep.rnn.gru import (
+    GRUCell,
+    gru_cell,
+    gru_cell_backward,
+    gru_cell_backward_reference,
+    gru_cell_reference,
+)
+from fusedstep.rnn.lstm import (
+    LSTMCell,
+    lstm_cell,
+    lstm_cell_backward,
+    lstm_cell_backward_reference,
+    lstm_cell_reference,
+)
+
+
+class CellRow(NamedTuple):
+    """The public names of a compiled cell, with the options that select it filled in."""
+
+    cell: Callable[..., Cell]  # (input_size, hidden_size, ...)
+    step: Callable[..., Any]  # (x, state, **weights)
+    backward: Callable[..., Gradients]  # (tape, dh) or (tape, dh, dc)
+    reference: Callable[..., Any]  # as step
+    backward_reference: Callable[..., Gradients]  # (x, state, weights, dh) or (x, state, weights, dh, dc)
+
+
+# The cells by their compiled names: what tests and benchmarks iterate.
+CELLS: dict[str, CellRow] = {
+    "lstm": CellRow(LSTMCell, lstm_cell, lstm_cell_backward, lstm_cell_reference, lstm_cell_backward_reference),
+    "peephole_lstm": CellRow(
+        partial(LSTMCell, peephole=True),
+        lstm_cell,
+        lstm_cell_backward,
+        lstm_cell_reference,
+        lstm_cell_backward_reference,
+    ),
+    "gru": CellRow(GRUCell, gru_cell, gru_cell_backward, gru_cell_reference, gru_cell_backward_reference),
+    "gru_reset_before": CellRow(
+        partial(GRUCell, reset_after=False),
+        partial(gru_cell, reset_after=False),
+        gru_cell_backward,
+        partial(gru_cell_reference, reset_after=False),
+        partial(gru_cell_backward_reference, reset_after=False),
+    ),
+}
 
 __all__ = [
+    "CELLS",
     "Cell",
+    "CellRow",
     "GRUCell",
     "Gradients",
     "LSTMCell",
     "Tape",
     "gru_cell",
     "gru_cell_backward",
+    "gru_cell_backward_reference",
+    "gru_cell_reference",
     "lstm_cell",
     "lstm_cell_backward",
+    "lstm_cell_backward_reference",
+    "lstm_cell_reference",
 ]

@@ -1,5 +1,6 @@
 """What every cell shares: the tape, the gradients, and the object that owns weights."""
 
+import copy
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Self
@@ -12,18 +13,23 @@ from fusedstep._array import Array
 
 
 class Tape:
-    """What a forward call leaves for its backward one. It refers to the call's arrays: change none before that.
+    """What a forward call leaves for its backward one.
+
+    It refers to the call's weights, input and states: change none of them before backward. Where `out` was given, input
+    and states are copies, so that the same buffers may serve the next step.
 
     Attributes
     ----------
     kind : str
         Which compiled cell.
-    weights : dict
-        The weight arrays by name; None where absent.
+    weights : mapping
+        The weight arrays by name; None or missing where absent.
     x : ndarray
         The input.
-    state, out : tuple of ndarray or None
-        The state before and after. A copy where the call wrote over it; None for zeros.
+    state : tuple of ndarray or None
+        The state before the step: (h, c) or (h,); None for zeros.
+    out : tuple of ndarray
+        The state after the step.
     saved : ndarray
         (batch, k·hidden): gates after their nonlinearities.
     """
@@ -55,9 +61,9 @@ class Gradients:
     x : ndarray
         Shape of the input.
     state : ndarray or tuple of ndarray
-        Of the state before the step: (h, c) for an LSTM, h for a GRU.
+        Of the state before the step, in its form: (h, c) for an LSTM, h for a GRU.
     weights : dict
-        By the weights' names; those that were absent are missing.
+        By the weights' names, in their shapes; those that were absent are missing.
     """
 
     __slots__ = ("state", "weights", "x")
@@ -80,23 +86,20 @@ def taped(
     out: Any,
     call: Callable[[Any, Any, Any, bool], Any],
 ) -> tuple[Any, Tape]:
-    """Run ``call(x, state, out, True)``, which returns (new state, saved), and keep what backward needs.
+    """Run ``call(x, state, out, True)``, which returns (new state, saved), and keep what backward needs."""
 
-    A state that the call overwrites (`out` is the state) is copied first.
-    """
-    states = _core.cells()[kind]["states"]
-    x = _array.view(x, "x")
-    names = ("h", "c") if states == 2 else ("h",)
-    old: tuple[Array | None, ...] = (None,) * states
-    if state is not None:
-        items = state if states == 2 else (state,)
-        if isinstance(items, tuple | list) and len(items) == states:  # the call reports what else it may be
-            old = tuple(_array.view(item, name) for item, name in zip(items, names, strict=True))
-            if out is not None:
-                old = tuple(item.copy() for item in old if item is not None)
+    def kept(obj: Any, name: str) -> Array:
+        array = _array.view(obj, name)
+        return array if out is None else array.copy()
+
+    def kept_states(state: Any) -> tuple[Array, ...]:
+        items = state if isinstance(state, tuple | list) else (state,)
+        return tuple(kept(item, name) for item, name in zip(items, ("h", "c"), strict=False))
+
+    old = (None,) * _core.cells()[kind]["states"] if state is None else kept_states(state)
+    old_x = kept(x, "x")
     new, saved = call(x, state, out, True)
-    items = new if states == 2 else (new,)
-    return new, Tape(kind, weights, x, old, tuple(_array.view(item, "out") for item in items), saved)
+    return new, Tape(kind, weights, old_x, old, kept_states(new), saved)
 
 
 def backward(tape: Tape, *gradients: Any) -> Gradients:
@@ -108,14 +111,17 @@ def backward(tape: Tape, *gradients: Any) -> Gradients:
 
 
 class Cell:
-    """Base of the cells that own weights.
+    """Base of the cells that own weights: `LSTMCell` and `GRUCell`.
 
     Attributes
     ----------
     input_size, hidden_size : int
-        Widths.
-    weights : mapping
-        The weight arrays under torch's names and in its layout. They are the truth: change them in place.
+        Widths I and H.
+
+    Notes
+    -----
+    Cells pickle, and copies have weights of their own; frozen ones stay frozen. A cell and its optimizer stay together
+    where they are pickled, or copied deeply, together.
     """
 
     def __init__(self, kind: str, input_size: Any, hidden_size: Any, bias: bool, dtype: DTypeLike, rng: Any) -> None:
@@ -136,9 +142,9 @@ class Cell:
 
     def _build(self, kind: str, weights: dict[str, Array]) -> None:
         self._kind = kind
-        self.weights: Mapping[str, Array] = MappingProxyType(weights)
+        self._weights = MappingProxyType(weights)
         self._cell = _core.Cell(kind, weights)
-        self._forward = self._cell.forward
+        self._forward = self._cell.stepper()
         self.hidden_size = weights["weight_hh"].shape[1]
         self.input_size = weights["weight_ih"].shape[1]
 
@@ -148,14 +154,14 @@ class Cell:
         Parameters
         ----------
         x : array_like
-            (batch, input_size) or (input_size,), the cell's dtype; rows may lie apart.
+            (batch, input_size) or (input_size,), the cell's dtype; rows may lie apart, as in ``x[:, t]``.
         state : array_like or tuple of array_like, optional
             h, or (h, c) for an LSTM: (batch, hidden_size) or (hidden_size,) each; zeros where None.
         out : array_like or tuple of array_like, optional
             Where the new state is written, of the same form, C-contiguous; may be `state` itself. Without it new arrays
             are made.
         tape : bool, optional
-            Return also what `backward` needs.
+            Return also what `backward` needs. It refers to the arguments, or copies them where `out` is given.
 
         Returns
         -------
@@ -166,10 +172,20 @@ class Cell:
         ------
         ValueError, TypeError
             An argument does not fit; the message names it. Nothing was written.
+
+        Notes
+        -----
+        The same bits frozen or not, with or without `out`, for a row alone or in a batch, with any number of threads,
+        on every instruction set.
         """
         if not tape:
             return self._forward(x, state, out, False)
         return taped(self._kind, self.weights, x, state, out, self._forward)
+
+    @property
+    def weights(self) -> Mapping[str, Array]:
+        """The weight arrays under torch's names and in its layout. They are the truth: change them in place."""
+        return self._weights
 
     @property
     def frozen(self) -> bool:
@@ -180,7 +196,7 @@ class Cell:
         """Pack a snapshot of the weights for faster steps, and mark the arrays read-only until `unfreeze`.
 
         The snapshot does not follow the arrays; that they are read-only makes NumPy, and the optimizers, raise where
-        they would be changed.
+        they would be changed. (A view made before stays writeable: do not write through it.)
 
         Returns
         -------
@@ -197,20 +213,34 @@ class Cell:
         Returns
         -------
         self
+
+        Notes
+        -----
+        NumPy does not make all unpickled arrays writeable again. `weights` then holds new ones, and an optimizer over
+        the old ones, which stay read-only, raises.
         """
         self._cell.unfreeze()
-        for array in self.weights.values():
-            array.flags.writeable = True
+        try:
+            for array in self.weights.values():
+                array.flags.writeable = True
+        except ValueError:
+            self._build(self._kind, {name: array.copy() for name, array in self.weights.items()})
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle and copy the weights, and whether they are frozen."""
+        """Pickle and copy deeply: the weights, and whether they are frozen."""
         return _rebuild, (type(self), self._kind, dict(self.weights), self.frozen)
 
+    def __copy__(self) -> Self:
+        """Copy deeply: of two cells that share arrays, one could change what the other has frozen."""
+        return copy.deepcopy(self)
+
     def __repr__(self) -> str:
-        """Show the kind and the widths."""
-        frozen = ", frozen" if self.frozen else ""
-        return f"{type(self).__name__}({self.input_size}, {self.hidden_size}, kind={self._kind!r}{frozen})"
+        """Show kind, widths and dtype."""
+        dtype, frozen = self.weights["weight_ih"].dtype, ", frozen" if self.frozen else ""
+        return (
+            f"{type(self).__name__}({self.input_size}, {self.hidden_size}, kind={self._kind!r}, dtype={dtype}{frozen})"
+        )
 
 
 def _rebuild(cls: type[Cell], kind: str, weights: dict[str, Array], frozen: bool) -> Cell:

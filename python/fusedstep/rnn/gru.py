@@ -1,5 +1,6 @@
 """GRU cell, reset after or before the product: functional forms, the object and the references."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -174,8 +175,46 @@ def gru_cell_reference(
     bias_hh: Array | float = 0.0,
     *,
     reset_after: bool = True,
+) -> Array:
+    """Take one GRU step in NumPy: `gru_cell` as its formulas read.
+
+    Parameters
+    ----------
+    x : ndarray
+        (batch, I) or (I,), any floating dtype.
+    h : ndarray
+        (batch, H) or (H,).
+    weight_ih, weight_hh, bias_ih, bias_hh : ndarray, optional
+        As for `gru_cell`.
+    reset_after : bool, optional
+        As for `gru_cell`.
+
+    Returns
+    -------
+    h : ndarray
+        The new state.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedstep.rnn import gru_cell_reference
+    >>> gru_cell_reference(np.ones(3), np.ones(4), np.zeros((12, 3)), np.zeros((12, 4)))
+    array([0.5, 0.5, 0.5, 0.5])
+    """
+    return _reference_step(x, h, weight_ih, weight_hh, bias_ih, bias_hh, reset_after=reset_after)[0]
+
+
+def _reference_step(
+    x: Array,
+    h: Array,
+    weight_ih: Array,
+    weight_hh: Array,
+    bias_ih: Array | float = 0.0,
+    bias_hh: Array | float = 0.0,
+    *,
+    reset_after: bool,
 ) -> tuple[Array, tuple[Array, ...]]:
-    """One GRU step in NumPy; returns the new h, and r, z, n and what r multiplies."""
+    """Return the new h, and r, z, n and what r multiplies."""
     H = h.shape[-1]
     b_r, b_z, b_n = np.split(np.broadcast_to(bias_hh, 3 * H), 3)
     W_r, W_z, W_n = np.split(weight_hh, 3)
@@ -194,14 +233,41 @@ def gru_cell_reference(
 def gru_cell_backward_reference(
     x: Array,
     h: Array,
-    weights: dict[str, Array],
-    dh: Array,
+    weights: Mapping[str, Array],
+    dh: Array | float,
     *,
     reset_after: bool = True,
 ) -> Gradients:
-    """Gradients of one GRU step over a batch (2-D arrays) in NumPy, the step run again first."""
+    """Run one GRU step backward in NumPy; the step itself is taken again first.
+
+    Parameters
+    ----------
+    x : ndarray
+        (batch, I), any floating dtype.
+    h : ndarray
+        (batch, H), before the step.
+    weights : mapping
+        By name; absent ones missing.
+    dh : ndarray or float
+        Gradient of the new h, (batch, H).
+    reset_after : bool, optional
+        As for `gru_cell`.
+
+    Returns
+    -------
+    Gradients
+        As `gru_cell_backward`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedstep.rnn import gru_cell_backward_reference
+    >>> weights = {"weight_ih": np.zeros((12, 3)), "weight_hh": np.zeros((12, 4))}
+    >>> gru_cell_backward_reference(np.ones((1, 3)), np.ones((1, 4)), weights, 1.0).state
+    array([[0.5, 0.5, 0.5, 0.5]])
+    """
     H = h.shape[-1]
-    _, (r, z, n, inner) = gru_cell_reference(x, h, **weights, reset_after=reset_after)
+    _, (r, z, n, inner) = _reference_step(x, h, **weights, reset_after=reset_after)
     W_hh = weights["weight_hh"]
     da_z, da_n = dh * (h - n) * z * (1 - z), dh * (1 - z) * (1 - n * n)
     dstate = dh * z

@@ -1,5 +1,6 @@
 """LSTM cell, with optional peepholes: functional forms, the object and the references."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -175,7 +176,7 @@ class LSTMCell(Cell):
 
 
 def sigmoid(x: Array) -> Array:
-    """1 / (1 + e⁻ˣ) without overflow."""
+    """Return 1 / (1 + exp(-x)), without overflow."""
     e: Array = np.exp(-np.abs(x))
     result: Array = np.where(x >= 0, 1, e) / (1 + e)
     return result
@@ -189,8 +190,44 @@ def lstm_cell_reference(
     bias_ih: Array | float = 0.0,
     bias_hh: Array | float = 0.0,
     weight_ch: Array | None = None,
+) -> tuple[Array, Array]:
+    """Take one LSTM step in NumPy: `lstm_cell` as its formulas read.
+
+    Parameters
+    ----------
+    x : ndarray
+        (batch, I) or (I,), any floating dtype.
+    state : tuple of ndarray
+        (h, c), each (batch, H) or (H,).
+    weight_ih, weight_hh, bias_ih, bias_hh, weight_ch : ndarray, optional
+        As for `lstm_cell`.
+
+    Returns
+    -------
+    (h, c) : tuple of ndarray
+        The new state.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedstep.rnn import lstm_cell_reference
+    >>> h, c = lstm_cell_reference(np.ones(3), (np.zeros(4), np.ones(4)), np.zeros((16, 3)), np.zeros((16, 4)))
+    >>> c
+    array([0.5, 0.5, 0.5, 0.5])
+    """
+    return _reference_step(x, state, weight_ih, weight_hh, bias_ih, bias_hh, weight_ch)[0]
+
+
+def _reference_step(
+    x: Array,
+    state: tuple[Array, Array],
+    weight_ih: Array,
+    weight_hh: Array,
+    bias_ih: Array | float = 0.0,
+    bias_hh: Array | float = 0.0,
+    weight_ch: Array | None = None,
 ) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
-    """One LSTM step in NumPy; returns the new (h, c) and the gates (i, f, g, o) after their nonlinearities."""
+    """Return the new (h, c), and the gates i, f, g, o after their nonlinearities."""
     h, c = state
     w_i, w_f, w_o = np.zeros((3, 1), x.dtype) if weight_ch is None else weight_ch
     i, f, g, o = np.split(x @ weight_ih.T + bias_ih + h @ weight_hh.T + bias_hh, 4, axis=-1)
@@ -203,13 +240,39 @@ def lstm_cell_reference(
 def lstm_cell_backward_reference(
     x: Array,
     state: tuple[Array, Array],
-    weights: dict[str, Array],
-    dh: Array,
-    dc: Array,
+    weights: Mapping[str, Array],
+    dh: Array | float,
+    dc: Array | float = 0.0,
 ) -> Gradients:
-    """Gradients of one LSTM step over a batch (2-D arrays) in NumPy, the step run again first."""
+    """Run one LSTM step backward in NumPy; the step itself is taken again first.
+
+    Parameters
+    ----------
+    x : ndarray
+        (batch, I), any floating dtype.
+    state : tuple of ndarray
+        (h, c) before the step, each (batch, H).
+    weights : mapping
+        By name; absent ones missing.
+    dh, dc : ndarray or float, optional
+        Gradients of the new h and c, (batch, H).
+
+    Returns
+    -------
+    Gradients
+        As `lstm_cell_backward`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedstep.rnn import lstm_cell_backward_reference
+    >>> weights = {"weight_ih": np.zeros((16, 3)), "weight_hh": np.zeros((16, 4))}
+    >>> g = lstm_cell_backward_reference(np.ones((2, 3)), (np.zeros((2, 4)), np.zeros((2, 4))), weights, 1.0)
+    >>> g.weights["weight_ih"].shape
+    (16, 3)
+    """
     h, c = state
-    (_, c_next), (i, f, g, o) = lstm_cell_reference(x, state, **weights)
+    (_, c_next), (i, f, g, o) = _reference_step(x, state, **weights)
     w_i, w_f, w_o = weights.get("weight_ch", np.zeros((3, 1), x.dtype))
     t = np.tanh(c_next)
     da_o = dh * t * o * (1 - o)

@@ -1,0 +1,85 @@
+"""The contenders: a module each, imported in a process of its own and nowhere else."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from bench.cases import CellCase, OptimCase
+
+Array = NDArray[Any]
+
+
+class Entry(NamedTuple):
+    """A contender as the tables know it: its title, and the packages that it takes."""
+
+    title: str
+    requires: tuple[str, ...] = ()
+
+    @property
+    def installed(self) -> bool:
+        return all(importlib.util.find_spec(package) for package in self.requires)
+
+
+# By the name of the module.
+CONTENDERS = {
+    "fusedstep": Entry("fusedstep"),
+    "pure": Entry("pure Python"),
+    "numpy": Entry("NumPy"),
+    "torch": Entry("torch", ("torch",)),
+    "thinc": Entry("thinc", ("thinc",)),
+    "onnxruntime": Entry("ONNX Runtime", ("onnxruntime", "onnx")),
+    "optax": Entry("optax jit", ("optax", "jax")),
+}
+
+
+@dataclass
+class Step:
+    """What is timed: one statement over some names, as a user writes it."""
+
+    statement: str
+    names: dict[str, Any]
+    result: Callable[[], list[Array]]  # parameters, or the new state, after the statement ran
+    variant: str = ""  # which of the contender's implementations
+    setup: str = "pass"  # run before a sample, not timed
+    zeroes: bool = False  # whether a step leaves its gradients zero
+    ceiling: Callable[[float], float] | None = None  # from seconds to sample, to the seconds of a step at the ceiling
+    facts: dict[str, Any] = field(default_factory=dict)  # what else is worth a line
+
+
+class Contender:
+    """Base of the contenders."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self.stack = ExitStack()  # left when a case is done
+
+    def describe(self) -> dict[str, Any]:
+        """Return versions and the like."""
+        return {}
+
+    def fit(self, case: OptimCase | CellCase) -> OptimCase | CellCase:
+        """Return the case that is run: a smaller one where this contender cannot finish `case`."""
+        return case
+
+    def prepare(self, case: OptimCase | CellCase) -> Step:
+        return self.optim(case) if isinstance(case, OptimCase) else self.cell(case)
+
+    def optim(self, case: OptimCase) -> Step:
+        raise NotImplementedError
+
+    def cell(self, case: CellCase) -> Step:
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """Drop what a case left."""
+        self.stack.close()
+
+
+def load(name: str, threads: int) -> Contender:
+    contender: Contender = importlib.import_module(f"bench.contenders.{name}").Contender(threads)
+    return contender

@@ -1,0 +1,60 @@
+"""PyTorch: its fused optimizers, foreach where there is no fused one, and its cells in inference mode."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench import contenders, inputs
+from bench.cases import CellCase, OptimCase
+from bench.contenders import Step
+
+
+def tensor(values: np.ndarray) -> torch.Tensor:
+    """Copy an array into memory of torch's own."""
+    return torch.empty(values.shape).copy_(torch.from_numpy(values))
+
+
+class Contender(contenders.Contender):
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        torch.set_num_threads(threads)
+
+    def describe(self) -> dict[str, Any]:
+        return {"version": torch.__version__, "isa": torch.backends.cpu.get_cpu_capability()}
+
+    def optim(self, case: OptimCase) -> Step:
+        params = []
+        for p, g in inputs.tensors(case):
+            params.append(tensor(p))
+            params[-1].grad = tensor(g)
+        optim = torch.optim
+        methods = {"adam": optim.Adam, "adamw": optim.AdamW, "rmsprop": optim.RMSprop, "adagrad": optim.Adagrad}
+        variant = "foreach" if case.method == "rmsprop" else "fused"
+        opt = methods[case.method](params, lr=inputs.LEARNING_RATE, **{variant: True})
+        statements = ["opt.step()"]
+        if case.max_norm is not None:
+            statements.insert(0, f"clip_grad_norm_(params, {case.max_norm})")
+        if case.zero_grads:
+            statements.append("opt.zero_grad(set_to_none=False)")
+        return Step(
+            "; ".join(statements),
+            {"opt": opt, "params": params, "clip_grad_norm_": torch.nn.utils.clip_grad_norm_},
+            result=lambda: [p.numpy() for p in params],
+            variant=variant,
+            zeroes=case.zero_grads,
+        )
+
+    def cell(self, case: CellCase) -> Step:
+        x, state, weights = inputs.cell(case)
+        cell = {"lstm": torch.nn.LSTMCell, "gru": torch.nn.GRUCell}[case.method](case.size, case.size)
+        cell.load_state_dict({name: torch.from_numpy(weight) for name, weight in weights.items()})
+        self.stack.enter_context(torch.inference_mode())
+        tensors = tuple(map(tensor, state))
+        names = {"cell": cell, "x": tensor(x), "state": tensors if case.method == "lstm" else tensors[0]}
+
+        def result() -> list[np.ndarray]:
+            new = cell(names["x"], names["state"])
+            return [a.numpy() for a in (new if case.method == "lstm" else (new,))]
+
+        return Step("cell(x, state)", names, result)

@@ -1,0 +1,168 @@
+"""The tables."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bench.contenders import CONTENDERS
+from bench.runner import NUMPY_SLOWERS, OURS, Outcome, Settings, Timing
+from bench.timing import Spread
+
+TITLES = {"optim": "Optimizers: one step", "rnn": "Cells: one step"}
+WIDE = 165  # columns from which each peer has a column of its own
+LARGE = 1 << 28  # bytes of arrays from which huge pages are reported
+CAPTIONS = {
+    "optim": "ceiling: the same loop over the same arrays without arithmetic, with the same options.",
+    "rnn": "ceiling: FMAs on registers, all threads; at batch 1 the weights' way from the caches limits, not this.",
+}
+
+
+def duration(spread: Spread) -> str:
+    """Format a time and half the distance between its quartiles."""
+    scale, unit = next(((s, u) for s, u in ((1, "s"), (1e-3, "ms"), (1e-6, "µs")) if spread.median >= s), (1e-9, "ns"))
+    return f"{number(spread.median / scale)} {unit} ±{(spread.high - spread.low) / 2 / spread.median:.0%}"
+
+
+def number(value: float) -> str:
+    """Format with three digits."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def target(outcome: Outcome) -> Text:
+    """Set the targets beside what was reached; one of several is enough."""
+    lines = []
+    reached = False
+    for to, limit in outcome.case.targets.items():
+        got = outcome.ratio(to)
+        if got is None:
+            continue
+        reached = reached or got.median <= limit
+        if to == "seconds":
+            lines.append(f"{number(got.median * 1e6)} ≤ {number(limit * 1e6)} µs")
+        else:
+            lines.append(f"{got.median:.3f} ≤ {limit:.3f} × {to}")
+    return Text("\n".join(lines), "green" if reached else "yellow")
+
+
+def own(outcome: Outcome) -> list[Text]:
+    """Return our time, rate and fraction of the ceiling."""
+    case, ours, ceiling = outcome.case, outcome.ours, outcome.ratio("ceiling")
+    rate = "" if ours is None or case.overhead else f"{number(case.work / ours.time.median / 1e9)} {case.unit}"
+    return [time(outcome.timings[OURS]), Text(rate), Text(f"{1 / ceiling.median:.0%} of ceiling" if ceiling else "")]
+
+
+def time(timing: Timing) -> Text:
+    if not timing.samples:
+        return Text(fault(timing), "bold red")
+    return Text(duration(timing.time) + "*" * (timing.scaled_by != 1))
+
+
+def fault(timing: Timing) -> str:
+    return "FAILED" if timing.failure else f"WRONG: {timing.error:.1e}"
+
+
+def relative(outcome: Outcome, name: str) -> Text:
+    """Return our time relative to a contender's."""
+    ratio = outcome.ratio(name)
+    if ratio is None:
+        return Text()
+    spread = (ratio.high - ratio.low) / 2 / ratio.median
+    return Text(f"× {ratio.median:.3f} ±{spread:.0%}", "" if ratio.median <= 1 else "yellow")
+
+
+def stack(*texts: Text) -> Text:
+    return Text("\n").join(text for text in texts if text)
+
+
+def table(group: str, outcomes: Sequence[Outcome], width: int) -> Table:
+    """Return a column for each peer, or, on a narrow terminal, one for all of them."""
+    peers = [name for name in CONTENDERS if name != OURS and any(name in o.timings for o in outcomes)]
+    wide = width >= WIDE
+    titles = [OURS, *(CONTENDERS[name].title for name in peers), "target"] if wide else [OURS, "peers"]
+    view = Table(title=TITLES[group], caption=CAPTIONS[group], title_justify="left", caption_justify="left")
+    view.show_lines = not wide
+    view.add_column("float32")
+    for title in titles:
+        view.add_column(title, justify="right", no_wrap=True)
+    for outcome in outcomes:
+        if outcome.skipped:
+            view.add_row(outcome.case.name, Text(f"skipped: {outcome.skipped}", "yellow"))
+            continue
+        present = [name for name in peers if name in outcome.timings]
+        if wide:
+            cells = {name: stack(time(outcome.timings[name]), relative(outcome, name)) for name in present}
+            own_time, rate, fraction = own(outcome)
+            mine = stack(own_time, Text(", ").join(text for text in (rate, fraction) if text))
+            view.add_row(outcome.case.name, mine, *(cells.get(name, "") for name in peers), target(outcome))
+        else:
+            lines = [
+                Text(" ").join([Text(CONTENDERS[name].title), time(outcome.timings[name]), relative(outcome, name)])
+                for name in present
+            ]
+            view.add_row(outcome.case.name, stack(*own(outcome), target(outcome)), stack(*lines))
+    return view
+
+
+def further_tensor(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Return the seconds that each further tensor of one element costs a step, by contender."""
+    steps = {len(o.case.shapes): o for o in outcomes if o.case.group == "optim" and o.case.overhead}
+    if len(steps) < 2:
+        return {}
+    few, many = min(steps), max(steps)
+    return {
+        name: (timing.time.median - steps[few].timings[name].time.median) / (many - few)
+        for name, timing in steps[many].timings.items()
+        if timing.samples and name in steps[few].timings and steps[few].timings[name].samples
+    }
+
+
+def header(console: Console, machine: dict[str, Any], facts: dict[str, Any], settings: Settings) -> None:
+    build = facts[OURS]
+    console.print(
+        f"{machine['cpu']}, {machine['processors']} processors; threads: {settings.threads}; "
+        f"fusedstep {build.get('version')} ({build.get('isa')}, {build.get('compiler')}), commit {machine['commit']}"
+    )
+    versions = [f"{CONTENDERS[name].title} {fact['version']}" for name, fact in facts.items() if "version" in fact]
+    console.print(f"Python {machine['python']}; {'; '.join(versions[1:])}")
+    for blas in facts.get("numpy", {}).get("blas", []):
+        console.print(
+            f"NumPy's BLAS: {blas['internal_api']} {blas['version']}, kernel {blas['architecture']}, "
+            f"threads: {blas['num_threads']}"
+        )
+
+
+def warnings(console: Console, environment: dict[str, str], machine: dict[str, Any]) -> None:
+    for name in set(NUMPY_SLOWERS) & set(environment):
+        console.print(
+            f"[yellow]{name}={environment[name]} is set here. It chooses NumPy's BLAS kernel and slows NumPy; "
+            "the contenders run without it."
+        )
+    if machine["load"] > machine["processors"] / 2:
+        console.print(f"[yellow]The machine is busy (load {machine['load']:.1f}): times will be off.")
+
+
+def show(console: Console, outcomes: Sequence[Outcome], isa: str) -> None:
+    for group in TITLES:
+        chosen = [outcome for outcome in outcomes if outcome.case.group == group]
+        if chosen:
+            console.print(table(group, chosen, console.width))
+    console.print("× our time over theirs, round by round: below 1 we are faster. ± half the interquartile range.")
+    console.print("* pure Python is timed at a size that it can finish, and scaled by the work.")
+    if any(outcome.case.targets for outcome in outcomes):
+        console.print(f"Targets are for 2 cores with AVX-512; this ran {isa}. Where there are two, one is enough.")
+    further = further_tensor(outcomes)
+    if further:
+        each = ", ".join(f"{CONTENDERS[name].title} {number(seconds * 1e9)} ns" for name, seconds in further.items())
+        console.print(f"Each further tensor in an Adam step: {each} (target for {OURS}: 40 ns).")
+    large = [(o.case.name, o.ours.facts.get("huge_pages")) for o in outcomes if o.ours and o.case.memory >= LARGE]
+    shares = [f"{name}: {share:.0%}" for name, share in large if share is not None]
+    if shares:
+        console.print(f"Of fusedstep's arrays from 2 MiB up on huge pages: {'; '.join(shares)}.")
+    for outcome in outcomes:
+        for name, timing in outcome.timings.items():
+            if not timing.correct:
+                why = timing.failure or "the largest error, relative to the float64 reference, is above the tolerance"
+                console.print(Text(f"{outcome.case.name}: {name}: {fault(timing)}\n{why}", "bold red"))

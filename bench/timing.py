@@ -1,0 +1,56 @@
+"""Timing of one statement, and the statistics of rounds."""
+
+import timeit
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+class Sampler:
+    """Times a statement over some names, many times a sample where it is short."""
+
+    def __init__(self, statement: str, names: dict[str, Any], setup: str = "pass") -> None:
+        self._timer = timeit.Timer(statement, setup, globals=names)
+        self._seconds = 0.0  # of one run, as seen last
+
+    def sample(self, seconds: float) -> float:
+        """Run for about so many seconds, at least once, and return the seconds of one run.
+
+        A fifth of that goes before it, to warm up: nothing where one run takes longer.
+        """
+        if not self._seconds:
+            self._seconds = self._calibrate(seconds)
+        self._timer.timeit(int(seconds / 5 / self._seconds))
+        repeats = max(1, round(seconds / self._seconds))
+        self._seconds = self._timer.timeit(repeats) / repeats
+        return self._seconds
+
+    def _calibrate(self, seconds: float) -> float:
+        repeats = 1
+        while (taken := self._timer.timeit(repeats)) < seconds / 4:
+            repeats *= 4
+        return taken / repeats
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> "Spread":
+        low, median, high = np.quantile(np.asarray(samples), (0.25, 0.5, 0.75))
+        return cls(float(median), float(low), float(high))
+
+    def inverse(self) -> "Spread":
+        return Spread(1 / self.median, 1 / self.high, 1 / self.low)
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
+    """Return the spread of ours / theirs, taken round by round; rounds that only one of them has are left out."""
+    return Spread.of([a / b for a, b in zip(ours, theirs, strict=False)])

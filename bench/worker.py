@@ -1,0 +1,79 @@
+"""A contender's process: `python -m bench.worker FD NAME THREADS`. It answers requests on a pipe, one at a time."""
+
+import ctypes
+import gc
+import os
+import signal
+import sys
+from multiprocessing.connection import Connection
+from typing import Any
+
+from bench import inputs
+from bench.cases import CellCase, OptimCase
+from bench.contenders import Contender, Step, load
+from bench.timing import Sampler
+
+
+def die_with_parent() -> None:
+    """Leave no stopped process behind where the parent is killed (Linux)."""
+    if sys.platform == "linux":
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Job:
+    """A case, ready to be timed."""
+
+    def __init__(self, contender: Contender, case: OptimCase | CellCase) -> None:
+        fitted = contender.fit(case)
+        self.scale = case.work / fitted.work
+        self.step: Step = contender.prepare(fitted)
+        self.sampler = Sampler(self.step.statement, self.step.names, self.step.setup)
+        for _ in range(inputs.STEPS):
+            exec(self.step.statement, self.step.names)  # noqa: S102
+        result = self.step.result()
+        if isinstance(fitted, OptimCase):
+            self.error = inputs.optim_error(fitted, result, zeroes=self.step.zeroes)
+        else:
+            self.error = inputs.cell_error(fitted, result)
+
+    def report(self) -> dict[str, Any]:
+        return {
+            "statement": self.step.statement,
+            "variant": self.step.variant,
+            "scaled_by": self.scale,
+            "error": self.error,
+            "facts": self.step.facts,
+        }
+
+
+def serve(connection: Connection, contender: Contender) -> None:
+    connection.send(contender.describe())
+    job: Job | None = None
+    while True:
+        try:
+            request, argument = connection.recv()
+        except EOFError:  # the parent is done
+            return
+        if request == "prepare":
+            job = Job(contender, argument)
+            connection.send(job.report())
+        elif request == "sample":
+            assert job
+            connection.send(job.sampler.sample(argument) * job.scale)
+        elif request == "ceiling":
+            assert job
+            connection.send(job.step.ceiling(argument) if job.step.ceiling else None)
+        elif request == "release":
+            job = None
+            contender.release()
+            gc.collect()
+            connection.send(None)
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    fd, name, threads = sys.argv[1:]
+    if hasattr(os, "sched_setaffinity"):  # the libraries without a setting of their own count the processors
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(threads)])
+    serve(Connection(int(fd)), load(name, int(threads)))
