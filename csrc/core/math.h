@@ -8,11 +8,11 @@
 //
 // 1 ± e^kx is fma(±2ⁿ, q, 1 ± 2ⁿ): e^kx is never rounded by itself. The exponent of tanh is negative, so its numerator
 // stays below 1, where an ULP is half as large. Reduction: Cody and Waite, "Software Manual for the Elementary
-// Functions", 1980, chapter 6. g: Remez exchange, then rounded to T.
+// Functions", 1980, chapter 6. g: Remez exchange, rounded to T; the float one then searched for the best rounding.
 //
 // Largest error in ULP against the true value, subnormal results included:
-//   float, all 2^32 inputs           exp 1.00   sigmoid 2.20   tanh 1.90
-//   double, 10^8 inputs, sampled     exp 1.00   sigmoid 2.40   tanh 2.20
+//   float, all 2^32 inputs      exp 0.996   sigmoid 2.444   tanh 1.933
+//   double, 4·10^7 samples      exp 0.993   sigmoid 2.285   tanh 2.111
 // Every result is in the function's range, the limits at ±inf are exact, NaN gives NaN, tanh is odd and keeps −0.
 #pragma once
 

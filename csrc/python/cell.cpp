@@ -276,10 +276,12 @@ class Cell {
     const std::size_t bytes = cell.packed_bytes[dtype](weights_.I, weights_.H);
     py::array packed = zeros({Py_ssize_t(bytes / size_of(weights_.dtype))}, weights_.dtype);
     cell.pack[dtype](weights_.pointers(nullptr), weights_.I, weights_.H, packed.mutable_data());
+    set_writeable(false);
     packed_ = packed.mutable_data();
     packed_array_ = std::move(packed);
   }
   void unfreeze() {
+    set_writeable(true);
     packed_ = nullptr;
     packed_array_ = py::none();
   }
@@ -291,6 +293,16 @@ class Cell {
   }
 
  private:
+  // Sets the flag itself: the arrays are the cell's own, and NumPy would refuse where they came out of a pickle.
+  void set_writeable(bool writeable) {
+    constexpr int flag = py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+    for (const auto& array : weights_.arrays) {
+      if (!array) continue;
+      int& flags = py::detail::array_proxy(array->object)->flags;
+      flags = writeable ? flags | flag : flags & ~flag;
+    }
+  }
+
   const Weights weights_;
   py::object packed_array_;
   void* packed_ = nullptr;

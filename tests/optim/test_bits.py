@@ -109,17 +109,30 @@ def test_place_in_memory_changes_nothing(variant, dtype, rng):
         desired.assert_equals([p], optimizer)
 
 
-def test_special_values_equal_reference(variant, dtype):
-    """Every pair of special values as parameter and gradient, in every lane."""
+def assert_special_values_equal_reference(method, dtype):
+    """Every pair of special values as parameter and gradient."""
     values = SPECIAL[dtype]
     p, g = (np.ascontiguousarray(x).reshape(-1) for x in np.meshgrid(values, values))
-    mirror = Mirror(variant, [p])
-    optimizer = variant.optimizer(p)
+    mirror = Mirror(method, [p])
+    optimizer = method.optimizer(p)
     for k in range(3):
         shifted = np.roll(g, k)
         optimizer.step(shifted)
         mirror.step([shifted])
     mirror.assert_equals([p], optimizer)
+
+
+def test_special_values_equal_reference(variant, dtype):
+    assert_special_values_equal_reference(variant, dtype)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-60, 1e-310, 1e60])
+def test_scalars_at_the_ends_of_float32_equal_reference(method, dtype, value):
+    """Hyperparameters that round to 0, to subnormals and to infinity."""
+    for name in defaults(method.cls):
+        if method.cls.hyper(name).check is checks.nonnegative:
+            with np.errstate(over="ignore"):  # an initial state of 1e60 is infinite
+                assert_special_values_equal_reference(Method(method.name, {name: value}), dtype)
 
 
 # Any value that a hyperparameter may have.

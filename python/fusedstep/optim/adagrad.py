@@ -39,7 +39,7 @@ def adagrad_reference(
     T = p.dtype.type
     (total,) = states
     g = g * T(-multiplier if maximize else multiplier)
-    if weight_decay != 0:
+    if T(weight_decay) != 0:
         g = g + T(weight_decay) * p
     total += g * g
     p -= T(lr / (1 + (step - 1) * lr_decay)) * (g / (np.sqrt(total) + T(eps)))

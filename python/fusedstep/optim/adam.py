@@ -43,7 +43,7 @@ def adam_reference(
     m, v = states[:2]
     g = g * T(-multiplier if maximize else multiplier)
     p *= T(1 - lr * weight_decay if decoupled else 1)
-    if weight_decay != 0 and not decoupled:
+    if T(weight_decay) != 0 and not decoupled:
         g = g + T(weight_decay) * p
     d = g - m
     m[...] = m + T(1 - beta1) * d if T(1 - beta1) < T(0.5) else g - T(beta1) * d

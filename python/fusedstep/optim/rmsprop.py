@@ -40,7 +40,7 @@ def rmsprop_reference(
     T = p.dtype.type
     v = states[0]
     g = g * T(-multiplier if maximize else multiplier)
-    if weight_decay != 0:
+    if T(weight_decay) != 0:
         g = g + T(weight_decay) * p
     v[...] = T(alpha) * v + T(1 - alpha) * g * g
     if centered:

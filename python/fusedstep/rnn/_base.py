@@ -203,8 +203,6 @@ class Cell:
         self
         """
         self._cell.freeze()
-        for array in self.weights.values():
-            array.flags.writeable = False
         return self
 
     def unfreeze(self) -> Self:
@@ -213,18 +211,8 @@ class Cell:
         Returns
         -------
         self
-
-        Notes
-        -----
-        NumPy does not make all unpickled arrays writeable again. `weights` then holds new ones, and an optimizer over
-        the old ones, which stay read-only, raises.
         """
         self._cell.unfreeze()
-        try:
-            for array in self.weights.values():
-                array.flags.writeable = True
-        except ValueError:
-            self._build(self._kind, {name: array.copy() for name, array in self.weights.items()})
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
