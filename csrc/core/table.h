@@ -56,8 +56,8 @@ struct CellForward {
   std::size_t ld_x;
   const void* state[2];  // (B, H) each
   std::size_t ld_state[2];
-  void* out[2];   // (B, H) each; may be the arrays of `state`
-  void* saved;    // (B, S·H) what backward needs, or null
+  void* out[2];  // (B, H) each; may be the arrays of `state`
+  void* saved;   // (B, S·H) what backward needs, or null
 };
 
 struct CellBackward {
@@ -110,7 +110,8 @@ struct Table {
 // The table that this process uses, chosen at import.
 const Table& table();
 std::vector<const char*> built_isas();
-// Chooses the best that the machine runs, or the one that FUSEDSTEP_ISA names (null where unset). Returns the error, or "".
+// Chooses the best that the machine runs, or the one that FUSEDSTEP_ISA names (null where unset). Returns the error, or
+// "".
 std::string choose_table(const char* forced);
 
 }  // namespace fusedstep

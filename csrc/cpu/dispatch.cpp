@@ -5,8 +5,8 @@
 
 namespace fusedstep {
 
-#define FUSEDSTEP_DECLARE(isa) \
-  namespace isa {              \
+#define FUSEDSTEP_DECLARE(isa)     \
+  namespace isa {                  \
   extern const Table kernel_table; \
   }
 #ifdef FUSEDSTEP_HAVE_PORTABLE
@@ -28,7 +28,9 @@ FUSEDSTEP_DECLARE(avx512)
 namespace {
 
 #if defined(__x86_64__)
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
@@ -81,7 +83,8 @@ std::string choose_table(const char* forced) {
   std::string names;
   for (const char* name : built_isas()) names += std::string(names.empty() ? "" : ", ") + name;
   return std::string("FUSEDSTEP_ISA=") + forced +
-         (built ? ": this machine lacks that instruction set" : ": no such instruction set was built; there are " + names);
+         (built ? ": this machine lacks that instruction set"
+                : ": no such instruction set was built; there are " + names);
 }
 
 }  // namespace fusedstep

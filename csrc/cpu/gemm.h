@@ -1,10 +1,10 @@
 // Matrix products over packed panels, each output one ascending chain of fma from its initial value.
 //
-// A panel holds, for every k, `Gates::count` vectors side by side: the gates of the same hidden units, or plain columns.
-// Rows are packed too, kBlock values of k at a time, so that a block of them lies in consecutive cache lines. The
-// accumulators of a block (many rows × one panel, or one row × many panels) wait in `partial`, in L1, from one k-block to
-// the next; so a panel is read once from L2 for a whole block of rows, and neither the tile, the k-block nor the thread
-// count shows in the bits.
+// A panel holds, for every k, `Gates::count` vectors side by side: the gates of the same hidden units, or plain
+// columns. Rows are packed too, kBlock values of k at a time, so that a block of them lies in consecutive cache lines.
+// The accumulators of a block (many rows × one panel, or one row × many panels) wait in `partial`, in L1, from one
+// k-block to the next; so a panel is read once from L2 for a whole block of rows, and neither the tile, the k-block nor
+// the thread count shows in the bits.
 //   partial: (rows, panels, A, lanes)      panel: (K, count, lanes)      panels lie `stride` apart
 #pragma once
 
@@ -17,7 +17,8 @@
 
 namespace fusedstep::ISA {
 
-// A register tile has R × C accumulators, R broadcast values and a vector of the panel: 6 × 4, or 3 × 4 with 16 registers.
+// A register tile has R × C accumulators, R broadcast values and a vector of the panel: 6 × 4, or 3 × 4 with 16
+// registers.
 template <int C>
 inline constexpr int kTileRows = (kRegisters - 1) / (C + 1);
 // Panels that one row passes at once: at least 8 independent chains, as many as two units of four cycles' latency need.
@@ -64,8 +65,8 @@ void tile_of(std::size_t rows, std::size_t tile_panels, T* partial, std::size_t 
     tile_of<R, P - 1, A, Gates>(rows, tile_panels, partial, panels, a, row_stride, w, stride, K);
 }
 
-// partial += a·panel for `rows` ≤ kRowBlock rows and one panel, or for one row and any number of panels. `a` holds rows as
-// pack_rows lays them out; `source` gives panels as PackedPanels does.
+// partial += a·panel for `rows` ≤ kRowBlock rows and one panel, or for one row and any number of panels. `a` holds rows
+// as pack_rows lays them out; `source` gives panels as PackedPanels does.
 template <int A, class Gates, class T, class Source>
 void accumulate(std::size_t rows, std::size_t panels, T* partial, const T* a, std::size_t K, const Source& source) {
   constexpr std::size_t R = kTileRows<Gates::count>, P = kTilePanels<Gates::count>, N = Vec<T>::size;
@@ -91,11 +92,12 @@ void accumulate(std::size_t rows, std::size_t panels, T* partial, const T* a, st
 template <class T>
 FN void prefetch(const T* p, std::size_t n, std::size_t i, std::size_t parts) {
   constexpr std::size_t line = 64 / sizeof(T);
-  for (std::size_t at = n * i / parts / line * line; at < n * (i + 1) / parts; at += line) __builtin_prefetch(p + at, 0, 2);
+  for (std::size_t at = n * i / parts / line * line; at < n * (i + 1) / parts; at += line)
+    __builtin_prefetch(p + at, 0, 2);
 }
 
-// Panels that lie packed, `stride` apart: source(k, ks) is the first one from k on. What follows its last k-block is the
-// next product's panel, so prefetching runs on into it.
+// Panels that lie packed, `stride` apart: source(k, ks) is the first one from k on. What follows its last k-block is
+// the next product's panel, so prefetching runs on into it.
 template <class Gates, class T>
 struct PackedPanels {
   static constexpr bool packed = true;
@@ -148,7 +150,8 @@ FN void transpose(Vec<T>* v) {
   }
 }
 
-// panel[k][c][lane] = w[(gate c)·H + unit + lane][k] for a weight matrix (…·H, ld) in torch's layout; units past H are 0.
+// panel[k][c][lane] = w[(gate c)·H + unit + lane][k] for a weight matrix (…·H, ld) in torch's layout; units past H are
+// 0.
 template <class Gates, class T>
 void pack_transposed(const T* w, std::size_t H, std::size_t ld, std::size_t unit, std::size_t K, T* panel) {
   using V = Vec<T>;
@@ -218,7 +221,8 @@ void split_blocks(const Team& team, std::size_t rows, std::size_t panels, F f) {
   constexpr std::size_t kPerThread = 4;  // units of work, so that their number need not be a multiple of the threads'
   if (rows == 0 || panels == 0) return;
   std::size_t blocks = (rows + kRowBlock - 1) / kRowBlock;
-  if (team.threads > 1) blocks = std::clamp(kPerThread * std::size_t(team.threads) / panels, blocks, std::max(blocks, rows / 12));
+  if (team.threads > 1)
+    blocks = std::clamp(kPerThread * std::size_t(team.threads) / panels, blocks, std::max(blocks, rows / 12));
   const Share share(blocks * panels, 1, team.thread, team.threads);
   for (std::size_t at = share.begin, next; at < share.end; at = next) {
     const std::size_t block = at / panels;
@@ -261,13 +265,14 @@ void multiply(const Team& team, Sum kind, std::size_t M, std::size_t N, std::siz
   T* const partial = static_cast<T*>(scratch((kRowBlock * (width + kSumBlock) + kBlock * width) * sizeof(T)));
   T* const panel_room = partial + kRowBlock * width;
   T* const rows_room = panel_room + kBlock * width;
-  split_blocks(team, M, (N + width - 1) / width, [&](std::size_t row, std::size_t rows, std::size_t first,
-                                                     std::size_t last) {
+  split_blocks(team, M, (N + width - 1) / width,
+               [&](std::size_t row, std::size_t rows, std::size_t first, std::size_t last) {
     std::size_t k = 0;
     do {  // once even where K is 0: C is written then too
       const std::size_t ks = std::min(kSumBlock, K - k);
       const bool add = k > 0 || from_c, chained = add && kind == Sum::Chain;
-      const T* const rows_of_a = pack_rows(a + row * row_stride + k * k_stride, row_stride, k_stride, rows, ks, rows_room);
+      const T* const rows_of_a =
+          pack_rows(a + row * row_stride + k * k_stride, row_stride, k_stride, rows, ks, rows_room);
       for (std::size_t column = first * width; column < std::min(N, last * width); column += width) {
         const std::size_t columns = std::min(width, N - column);
         const auto each_vector = [&](auto f) {

@@ -1,9 +1,9 @@
 // Compiled once per instruction set: instantiates every rule and cell and exports them as one Table.
+#include "core/math.h"
 #include "core/table.h"
 #include "cpu/loops.h"
 #include "cpu/rnn.h"
 #include "cpu/simd.h"
-#include "core/math.h"
 #include "optim/rules.h"
 #include "rnn/cells.h"
 
@@ -16,9 +16,9 @@ constexpr auto rules = Rules::table([]<template <class> class Rule>() {
                    .states = Rule<double>::states,
                    .prepare =
                        [](const double* hyper, double t, double* scalars) {
-                         const auto rule = Rule<double>::prepare(hyper, t);
-                         __builtin_memcpy(scalars, &rule, sizeof rule);
-                       },
+    const auto rule = Rule<double>::prepare(hyper, t);
+    __builtin_memcpy(scalars, &rule, sizeof rule);
+  },
                    .step = {update<Rule, float>, update<Rule, double>}};
 });
 
@@ -36,9 +36,9 @@ constexpr auto cells = Cells::table([]<template <class> class Cell>() {
 
 template <auto f>
 constexpr MathEntry function(const char* name) {
-  return {name,
-          {[](const void* x, void* y, std::size_t n) { map<float>(x, y, n, [](auto v) { return f(v); }); },
-           [](const void* x, void* y, std::size_t n) { map<double>(x, y, n, [](auto v) { return f(v); }); }}};
+  return {name, {[](const void* x, void* y, std::size_t n) {
+    map<float>(x, y, n, [](auto v) { return f(v); });
+  }, [](const void* x, void* y, std::size_t n) { map<double>(x, y, n, [](auto v) { return f(v); }); }}};
 }
 constexpr MathEntry math[] = {
     function<[](auto x) { return exp(x); }>("exp"),

@@ -53,8 +53,8 @@ void update(const double* scalars, double grad_scale, bool zero, const Tensor& t
   run(std::make_index_sequence<std::size_t(Rule<T>::states)>{});
 }
 
-// Blocks [begin, end) of kNormBlock elements: each is summed in double in 32 lanes, lane j taking the elements j, j+32, …
-// in order; the lanes are then folded in halves. The tail of the last block counts as zeros.
+// Blocks [begin, end) of kNormBlock elements: each is summed in double in 32 lanes, lane j taking the elements j, j+32,
+// … in order; the lanes are then folded in halves. The tail of the last block counts as zeros.
 template <class T, class G = T>
 void square_sums(const void* g, std::size_t n, double scale, double* sums, std::size_t begin, std::size_t end) {
   using D = Vec<double>;

@@ -23,7 +23,7 @@ struct Segment {
 void update_all(const std::vector<Segment>& segments, double grad_scale, bool zero);
 
 struct GradNorm {
-  double norm;             // over all segments, in double; of the gradients as they are
+  double norm;               // over all segments, in double; of the gradients as they are
   std::ptrdiff_t nonfinite;  // first segment with a gradient that is not finite, or −1
 };
 GradNorm grad_norm(const std::vector<Segment>& segments);

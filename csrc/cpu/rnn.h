@@ -1,5 +1,5 @@
-// One step of a recurrent cell, forward and backward, over B rows: the products of gemm.h with the cell's gate mathematics
-// on the accumulators while they are still in L1.
+// One step of a recurrent cell, forward and backward, over B rows: the products of gemm.h with the cell's gate
+// mathematics on the accumulators while they are still in L1.
 //
 // A packed panel holds all that N hidden units need: their accumulators' initial values (biases), peepholes, and the
 // columns of W_ih, W_hh and, where the cell has a second product, its columns of W_hh:
@@ -184,15 +184,14 @@ void forward(const CellForward& call) {
       each_vector(partial, first, panels, row, rows,
                   [&](V* a, V* s, T*, std::size_t r, std::size_t p, std::size_t unit, std::size_t lanes)
                       __attribute__((always_inline)) {
-                        V w[Cell::peepholes + 1];
-                        for (int i = 0; i < Cell::peepholes; ++i) w[i] = load<T>(of.start(p) + (A + i) * N);
-                        Cell::forward(a, s, w);
-                        for (int i = 0; i < Cell::states; ++i)
-                          store_some(as<T>(call.out[i]) + r * H + unit, s[i], lanes);
-                        if (call.saved)
-                          for (int i = 0; i < Cell::saved; ++i)
-                            store_some(as<T>(call.saved) + (r * Cell::saved + i) * H + unit, a[i], lanes);
-                      });
+        V w[Cell::peepholes + 1];
+        for (int i = 0; i < Cell::peepholes; ++i) w[i] = load<T>(of.start(p) + (A + i) * N);
+        Cell::forward(a, s, w);
+        for (int i = 0; i < Cell::states; ++i) store_some(as<T>(call.out[i]) + r * H + unit, s[i], lanes);
+        if (call.saved)
+          for (int i = 0; i < Cell::saved; ++i)
+            store_some(as<T>(call.saved) + (r * Cell::saved + i) * H + unit, a[i], lanes);
+      });
     };
 
     split_blocks(team, B, layout.panels(), [&](std::size_t row, std::size_t rows, std::size_t begin, std::size_t end) {
@@ -203,16 +202,15 @@ void forward(const CellForward& call) {
         const Panels<Cell> of(call.weights, layout, first, panels, panel_room);
         T* const partial = partial_of(first, row);
         for (std::size_t r = 0; r < rows; ++r)
-          for (std::size_t p = 0; p < panels; ++p)
-            std::copy_n(of.start(p), A * N, partial + (r * panels + p) * A * N);
+          for (std::size_t p = 0; p < panels; ++p) std::copy_n(of.start(p), A * N, partial + (r * panels + p) * A * N);
         of.template add<Input>(rows, partial, rows_of_x, call.weights.weight_ih, I, Layout<Cell>::kStart);
         of.template add<State>(rows, partial, rows_of_h, call.weights.weight_hh, H, layout.state());
         if constexpr (has_late) {
           each_vector(partial, first, panels, row, rows,
                       [&](V* a, V* s, T* at, std::size_t r, std::size_t, std::size_t unit, std::size_t lanes) {
-                        store_some(reset_h + r * H + unit, Cell::reset(a, s[0]), lanes);
-                        for (int i = 0; i < A; ++i) store(at + i * N, a[i]);
-                      });
+            store_some(reset_h + r * H + unit, Cell::reset(a, s[0]), lanes);
+            for (int i = 0; i < A; ++i) store(at + i * N, a[i]);
+          });
         } else {
           finish(of, partial, first, panels, row, rows);
         }
@@ -220,7 +218,8 @@ void forward(const CellForward& call) {
     });
     if constexpr (has_late) {
       team.barrier();
-      split_blocks(team, B, layout.panels(), [&](std::size_t row, std::size_t rows, std::size_t begin, std::size_t end) {
+      split_blocks(team, B, layout.panels(),
+                   [&](std::size_t row, std::size_t rows, std::size_t begin, std::size_t end) {
         const T* const rows_of_h = pack_rows(reset_h + row * H, H, 1, rows, H, h_room);
         for (std::size_t first = begin; first < end; first += group) {
           const std::size_t panels = std::min(group, end - first);
@@ -247,7 +246,8 @@ void backward(const CellBackward& call) {
   constexpr std::size_t extra = (Cell::separate_state_gradients ? G : 0) + Cell::peepholes + (has_late ? 2 : 0);
   T* const dgates = as<T>(scratch((G + extra) * B * H * sizeof(T), 1));
   T* const dgates_state = Cell::separate_state_gradients ? dgates + B * GH : dgates;
-  T* const rest = dgates_state + B * GH;  // (peepholes, B, H) terms of their gradients, or r·h and its gradient, (B, H) each
+  T* const rest =
+      dgates_state + B * GH;  // (peepholes, B, H) terms of their gradients, or r·h and its gradient, (B, H) each
   T* const dh = as<T>(call.dstate[0]);
   const T* const h = as<T>(call.state[0]);
   const std::size_t ld_h = call.ld_state[0];
@@ -262,7 +262,8 @@ void backward(const CellBackward& call) {
       for (std::size_t at = share.begin; at < share.end; ++at) f(at / vectors, at % vectors * N, H - at % vectors * N);
     };
     each_vector([&](std::size_t row, std::size_t unit, std::size_t lanes) {
-      V a[Cell::saved], s[Cell::states], next[Cell::states], ds[Cell::states], w[Cell::peepholes + 1], da[G], da_state[G];
+      V a[Cell::saved], s[Cell::states], next[Cell::states], ds[Cell::states], w[Cell::peepholes + 1], da[G],
+          da_state[G];
       const std::size_t at = row * H + unit;
       for (int i = 0; i < Cell::saved; ++i)
         a[i] = load_some<T>(as<T>(call.saved) + (row * Cell::saved + i) * H + unit, lanes);
@@ -276,12 +277,14 @@ void backward(const CellBackward& call) {
       Cell::backward(a, s, next, ds, w, da, da_state);
       for (std::size_t i = 0; i < G; ++i) {
         store_some(dgates + row * GH + i * H + unit, da[i], lanes);
-        if constexpr (Cell::separate_state_gradients) store_some(dgates_state + row * GH + i * H + unit, da_state[i], lanes);
+        if constexpr (Cell::separate_state_gradients)
+          store_some(dgates_state + row * GH + i * H + unit, da_state[i], lanes);
       }
       for (int i = 0; i < Cell::states; ++i) store_some(as<T>(call.dstate[i]) + at, ds[i], lanes);
       if constexpr (Cell::peepholes > 0)
         for (int i = 0; i < Cell::peepholes; ++i)
-          store_some(rest + i * B * H + at, da[Cell::peephole_gate[i]] * (Cell::peephole_sees_next[i] ? next : s)[1], lanes);
+          store_some(rest + i * B * H + at, da[Cell::peephole_gate[i]] * (Cell::peephole_sees_next[i] ? next : s)[1],
+                     lanes);
     });
     team.barrier();
 

@@ -37,7 +37,8 @@ inline constexpr int kRegisters = 16;
 // False only in the test build that runs the 16-lane kernels on an AVX2 machine: it takes the lane loops.
 inline constexpr bool kNative = kVectorBytes == kHardwareBytes;
 
-// The compiler's vector types, by name for each element: GCC drops the attribute from a typedef of a template parameter.
+// The compiler's vector types, by name for each element: GCC drops the attribute from a typedef of a template
+// parameter.
 template <class T>
 struct Register;
 template <>

@@ -161,7 +161,8 @@ int cgroup_limit() {
     }
   }
   const std::string version1 = "/sys/fs/cgroup/cpu/";
-  apply(std::atof(read(version1 + "cpu.cfs_quota_us").c_str()), std::atof(read(version1 + "cpu.cfs_period_us").c_str()));
+  apply(std::atof(read(version1 + "cpu.cfs_quota_us").c_str()),
+        std::atof(read(version1 + "cpu.cfs_period_us").c_str()));
   return limit;
 #else
   return kMaxThreads;

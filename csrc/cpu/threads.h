@@ -16,7 +16,8 @@ inline constexpr int kMaxThreads = 1024;
 
 int num_threads();
 void set_num_threads(int threads);
-// What affinity and cgroup limits leave this process, or FUSEDSTEP_NUM_THREADS (0 where that is no count: an import error).
+// What affinity and cgroup limits leave this process, or FUSEDSTEP_NUM_THREADS (0 where that is no count: an import
+// error).
 int default_num_threads();
 
 // A running region as one of its threads sees it.
@@ -31,13 +32,12 @@ void run_region(int threads, void (*body)(void* context, const Team& team), void
 template <class F>
 void parallel(int threads, F&& body) {
   using Body = std::remove_reference_t<F>;
-  run_region(
-      threads, [](void* context, const Team& team) { (*static_cast<Body*>(context))(team); },
-      const_cast<void*>(static_cast<const void*>(&body)));
+  run_region(threads, [](void* context, const Team& team) { (*static_cast<Body*>(context))(team); },
+             const_cast<void*>(static_cast<const void*>(&body)));
 }
 
-// A cache-line-aligned buffer of this thread's, valid until it asks for the same slot again; its contents are undefined.
-// Slot 1 is for what the caller of a region shares with its team: the team's threads use slot 0.
+// A cache-line-aligned buffer of this thread's, valid until it asks for the same slot again; its contents are
+// undefined. Slot 1 is for what the caller of a region shares with its team: the team's threads use slot 0.
 void* scratch(std::size_t bytes, int slot = 0);
 
 // This thread's share of [0, n) in whole multiples of `grain`.

@@ -24,7 +24,8 @@ struct RMSprop {
   T lr, alpha, one_minus_alpha, eps, weight_decay, momentum;
 
   static RMSprop<double> prepare(const double* h, double) {
-    return {.lr = h[0], .alpha = h[1], .one_minus_alpha = 1 - h[1], .eps = h[2], .weight_decay = h[3], .momentum = h[4]};
+    return {
+        .lr = h[0], .alpha = h[1], .one_minus_alpha = 1 - h[1], .eps = h[2], .weight_decay = h[3], .momentum = h[4]};
   }
 
   template <class V>

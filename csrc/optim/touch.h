@@ -1,5 +1,5 @@
-// Not an optimizer: the least that a loop can do while it moves an optimizer's bytes. It reads the gradient and reads and
-// writes the parameter and every state; its speed is the ceiling that the benchmarks and the profiler compare with.
+// Not an optimizer: the least that a loop can do while it moves an optimizer's bytes. It reads the gradient and reads
+// and writes the parameter and every state; its speed is the ceiling that the benchmarks and the profiler compare with.
 #pragma once
 
 #include "core/fn.h"

@@ -50,12 +50,8 @@ Array array(PyObject* object, const Name& name, Keep& keep) {
                          py::str(py::handle(fields->descr)).cast<std::string>());
   if (!(fields->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_))
     value_error(name, "expected elements aligned to their size, got a misaligned array");
-  return {object,
-          fields->data,
-          descr->type_num == kFloat ? Dtype::f32 : Dtype::f64,
-          fields->nd,
-          fields->dimensions,
-          fields->strides,
+  return {object,       fields->data,       descr->type_num == kFloat ? Dtype::f32 : Dtype::f64,
+          fields->nd,   fields->dimensions, fields->strides,
           fields->flags};
 }
 
@@ -76,7 +72,8 @@ void check_shape(const Array& array, const Name& name, std::initializer_list<Py_
 
 void check_same_shape(const Array& array, const Name& name, const Array& like) {
   if (!array.same_shape(like))
-    value_error(name, "expected shape " + shape_text(like.nd, like.shape) + ", got " + shape_text(array.nd, array.shape));
+    value_error(name,
+                "expected shape " + shape_text(like.nd, like.shape) + ", got " + shape_text(array.nd, array.shape));
 }
 
 void check_contiguous(const Array& array, const Name& name) {
@@ -98,7 +95,8 @@ Extent extent(const Array& array) {
 }
 
 void check_no_overlap(const Array& a, const Name& name, const Array& b, const Name& other) {
-  if (extent(a).overlaps(extent(b))) value_error(name, "expected memory of its own, got an overlap with " + other.text());
+  if (extent(a).overlaps(extent(b)))
+    value_error(name, "expected memory of its own, got an overlap with " + other.text());
 }
 
 py::dtype numpy_dtype(Dtype dtype) { return py::dtype(dtype == Dtype::f32 ? kFloat : kDouble); }
@@ -120,8 +118,8 @@ py::array zeros(const std::vector<Py_ssize_t>& shape, Dtype dtype) {
     const std::size_t mapped = (bytes + 2 * kHugePage - 1) / kHugePage * kHugePage;
     void* const base = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED) throw std::bad_alloc();
-    void* const data = reinterpret_cast<void*>((reinterpret_cast<std::uintptr_t>(base) + kHugePage - 1) / kHugePage *
-                                               kHugePage);
+    void* const data =
+        reinterpret_cast<void*>((reinterpret_cast<std::uintptr_t>(base) + kHugePage - 1) / kHugePage * kHugePage);
     madvise(data, bytes, MADV_HUGEPAGE);  // advice: without huge pages the array is as good, only slower
     struct Mapping {
       void* base;

@@ -50,7 +50,8 @@ bool is_ndarray(PyObject* object);
 // What must outlive a call: arrays made from other libraries' tensors.
 using Keep = std::vector<py::object>;
 
-// The fields of `object`; a tensor of another library is viewed by fusedstep._array.view. TypeError where it is neither.
+// The fields of `object`; a tensor of another library is viewed by fusedstep._array.view. TypeError where it is
+// neither.
 Array array(PyObject* object, const Name& name, Keep& keep);
 void initialize();
 

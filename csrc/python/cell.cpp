@@ -56,8 +56,9 @@ struct Weights {
       value_error({"weight_hh"}, "expected shape (" + std::to_string(cell->gates) + "*hidden_size, hidden_size), got " +
                                      shape_text(hh.nd, hh.shape));
     const Py_ssize_t hidden = hh.shape[1], rows = hh.shape[0];
-    if (ih.nd != 2) value_error({"weight_ih"}, "expected shape (" + std::to_string(rows) + ", input_size), got " +
-                                                   shape_text(ih.nd, ih.shape));
+    if (ih.nd != 2)
+      value_error({"weight_ih"},
+                  "expected shape (" + std::to_string(rows) + ", input_size), got " + shape_text(ih.nd, ih.shape));
     I = std::size_t(ih.shape[1]);
     H = std::size_t(hidden);
     dtype = ih.dtype;
@@ -73,9 +74,7 @@ struct Weights {
   }
 
   const void* data(int i) const { return arrays[i] ? arrays[i]->data : nullptr; }
-  CellWeights pointers(const void* packed) const {
-    return {data(0), data(1), data(2), data(3), data(4), packed};
-  }
+  CellWeights pointers(const void* packed) const { return {data(0), data(1), data(2), data(3), data(4), packed}; }
 };
 
 // B rows of n elements, or one row given as a vector; rows may lie apart.
@@ -139,8 +138,16 @@ py::object forward(const Weights& w, const void* packed, PyObject* x, PyObject* 
   const Batch batch(x, w, keep);
   const bool vector = batch.vector;
   const std::size_t B = batch.B, H = w.H;
-  CellForward call{.B = B, .I = w.I, .H = H, .weights = w.pointers(packed), .x = nullptr, .ld_x = 0, .state = {},
-                   .ld_state = {}, .out = {}, .saved = nullptr};
+  CellForward call{.B = B,
+                   .I = w.I,
+                   .H = H,
+                   .weights = w.pointers(packed),
+                   .x = nullptr,
+                   .ld_x = 0,
+                   .state = {},
+                   .ld_state = {},
+                   .out = {},
+                   .saved = nullptr};
   const Rows input = rows(x, {"x"}, w, vector, B, w.I, keep);
   call.x = input.fields.data;
   call.ld_x = input.ld;
@@ -148,8 +155,9 @@ py::object forward(const Weights& w, const void* packed, PyObject* x, PyObject* 
   std::array<Extent, 1 + kMaxStates> read{extent(input.fields)};
   for (int i = 0; i < states; ++i) {
     if (state == Py_None) keep.push_back(zeros({Py_ssize_t(B), Py_ssize_t(H)}, w.dtype));
-    const Rows s = state == Py_None ? Rows{array(keep.back().ptr(), {kStateNames[i]}, keep), H}
-                                   : rows(state_item(state, i, states, "state"), {kStateNames[i]}, w, vector, B, H, keep);
+    const Rows s = state == Py_None
+                       ? Rows{array(keep.back().ptr(), {kStateNames[i]}, keep), H}
+                       : rows(state_item(state, i, states, "state"), {kStateNames[i]}, w, vector, B, H, keep);
     call.state[i] = s.fields.data;
     call.ld_state[i] = s.ld;
     read[std::size_t(1 + i)] = extent(s.fields);
@@ -169,11 +177,13 @@ py::object forward(const Weights& w, const void* packed, PyObject* x, PyObject* 
     check_writeable(to.fields, name);
     const Extent written = extent(to.fields);
     const auto apart = [&](const Extent& other, const char* what) {
-      if (written.overlaps(other)) value_error(name, std::string("expected memory of its own, got an overlap with ") + what);
+      if (written.overlaps(other))
+        value_error(name, std::string("expected memory of its own, got an overlap with ") + what);
     };
     apart(read[0], "x");
     for (int j = 0; j < states; ++j)  // a state may be updated in place
-      if (i != j || to.fields.data != call.state[j] || call.ld_state[j] != H) apart(read[std::size_t(1 + j)], kStateNames[j]);
+      if (i != j || to.fields.data != call.state[j] || call.ld_state[j] != H)
+        apart(read[std::size_t(1 + j)], kStateNames[j]);
     for (int j = 0; j < i; ++j)
       apart({static_cast<char*>(call.out[j]), static_cast<char*>(call.out[j]) + to.fields.bytes()}, kOutNames[j]);
     for (int j = 0; j < kWeights; ++j)
@@ -196,8 +206,9 @@ py::object forward(const Weights& w, const void* packed, PyObject* x, PyObject* 
   return tape ? py::object(py::make_tuple(result, saved)) : result;
 }
 
-py::tuple cell_backward(const std::string& kind, const py::dict& weights, const py::object& x, const py::sequence& state,
-                        const py::sequence& out, const py::object& saved, const py::sequence& dout) {
+py::tuple cell_backward(const std::string& kind, const py::dict& weights, const py::object& x,
+                        const py::sequence& state, const py::sequence& out, const py::object& saved,
+                        const py::sequence& dout) {
   const Weights w(kind, weights);
   const int states = w.cell->states;
   Keep keep;

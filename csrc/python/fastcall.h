@@ -27,17 +27,16 @@ PyObject* translated(F f) noexcept {
 // A callable of exactly `arguments` positional arguments that runs (self.*method)(args). It keeps `self` alive.
 template <class T, int arguments, pybind11::object (T::*method)(PyObject* const* args)>
 pybind11::object fast_method(const pybind11::object& self) {
-  static PyMethodDef definition = {
-      "fast_method",
-      reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(
-          +[](PyObject* capsule, PyObject* const* args, Py_ssize_t count) -> PyObject* {
-            return translated([&] {
-              if (count != arguments) throw pybind11::type_error("expected " + std::to_string(arguments) + " arguments");
-              T* const target = static_cast<T*>(PyCapsule_GetPointer(capsule, nullptr));
-              return (target->*method)(args).release().ptr();
-            });
-          })),
-      METH_FASTCALL, nullptr};
+  static PyMethodDef definition = {"fast_method",
+                                   reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(
+                                       +[](PyObject* capsule, PyObject* const* args, Py_ssize_t count) -> PyObject* {
+    return translated([&] {
+      if (count != arguments) throw pybind11::type_error("expected " + std::to_string(arguments) + " arguments");
+      T* const target = static_cast<T*>(PyCapsule_GetPointer(capsule, nullptr));
+      return (target->*method)(args).release().ptr();
+    });
+  })),
+                                   METH_FASTCALL, nullptr};
   PyObject* const owner = self.ptr();
   const auto capsule = pybind11::reinterpret_steal<pybind11::object>(PyCapsule_New(
       self.cast<T*>(), nullptr, [](PyObject* c) { Py_DECREF(static_cast<PyObject*>(PyCapsule_GetContext(c))); }));

@@ -47,7 +47,8 @@ py::array math(const std::string& name, const py::object& x) {
     check_contiguous(from, {"x"});
     py::array to(numpy_dtype(from.dtype), std::vector<Py_ssize_t>(from.shape, from.shape + from.nd));
     const py::gil_scoped_release release;
-    parallel(1, [&](const Team&) { table().math[i].apply[int(from.dtype)](from.data, to.mutable_data(), from.size()); });
+    parallel(1,
+             [&](const Team&) { table().math[i].apply[int(from.dtype)](from.data, to.mutable_data(), from.size()); });
     return to;
   }
   throw py::key_error("no function is called " + name);

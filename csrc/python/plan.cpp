@@ -102,8 +102,8 @@ class Plan {
     applied_ = step_info(Py_NewRef(Py_None), true, Py_NewRef(Py_None));
   }
 
-  void add_group(const std::string& rule_name, const std::vector<double>& hyper, bool maximize, const py::sequence& params,
-                 const py::sequence& states) {
+  void add_group(const std::string& rule_name, const std::vector<double>& hyper, bool maximize,
+                 const py::sequence& params, const py::sequence& states) {
     const RuleEntry& rule = find_rule(rule_name);
     std::vector<Parameter> added;
     for (std::size_t i = 0; i < params.size(); ++i) {
@@ -120,7 +120,8 @@ class Plan {
                            .n = parameter.fields.size(),
                            .tensor = {parameter.fields.data, nullptr, {}}};
       const py::sequence own = states[i];
-      if (int(own.size()) != rule.states) value_error({"states"}, "expected " + std::to_string(rule.states) + " arrays");
+      if (int(own.size()) != rule.states)
+        value_error({"states"}, "expected " + std::to_string(rule.states) + " arrays");
       for (int j = 0; j < rule.states; ++j) {
         parameter.state_arrays.push_back(own[std::size_t(j)]);
         const Name state_name{"states", j};
@@ -192,7 +193,8 @@ class Plan {
   }
 
  private:
-  // One step at a time. Another thread's step may hold the lock while it waits for the GIL: never wait with the GIL held.
+  // One step at a time. Another thread's step may hold the lock while it waits for the GIL: never wait with the GIL
+  // held.
   std::unique_lock<std::mutex> exclusive() {
     std::unique_lock<std::mutex> lock(*mutex_, std::try_to_lock);
     if (!lock) {
@@ -217,10 +219,12 @@ class Plan {
     const bool sequence = PyList_Check(grads) || PyTuple_Check(grads);
     if (single_ && !sequence) return py::make_tuple(py::handle(grads));
     if (!sequence)
-      type_error({"grads"}, std::string("expected a list or tuple with an array per parameter, got ") + Py_TYPE(grads)->tp_name);
+      type_error({"grads"},
+                 std::string("expected a list or tuple with an array per parameter, got ") + Py_TYPE(grads)->tp_name);
     py::tuple values = py::reinterpret_steal<py::tuple>(PySequence_Tuple(grads));
     if (values.size() != parameters_.size())
-      value_error({"grads"}, "expected " + std::to_string(parameters_.size()) + " arrays, got " + std::to_string(values.size()));
+      value_error({"grads"},
+                  "expected " + std::to_string(parameters_.size()) + " arrays, got " + std::to_string(values.size()));
     return values;
   }
 
@@ -332,7 +336,8 @@ class Plan {
       gradients.push_back({own, index});
     }
     if (!zero) return;
-    std::sort(gradients.begin(), gradients.end(), [](const auto& a, const auto& b) { return before(a.first, b.first); });
+    std::sort(gradients.begin(), gradients.end(),
+              [](const auto& a, const auto& b) { return before(a.first, b.first); });
     for (std::size_t i = 1; i < gradients.size(); ++i)
       if (gradients[i].first.overlaps(gradients[i - 1].first))
         value_error(name_of_gradient(gradients[i].second),
@@ -418,8 +423,9 @@ void bind_plan(py::module_& module) {
       .def(py::init<const py::object&, bool>())
       .def("add_group", &Plan::add_group)
       .def("set_hyper", &Plan::set_hyper)
-      .def("stepper", [](const py::object& self) { return fast_method<Plan, 5, &Plan::step>(self); })
-      .def_property("steps", &Plan::steps, &Plan::set_steps);
+      .def("stepper", [](const py::object& self) {
+    return fast_method<Plan, 5, &Plan::step>(self);
+  }).def_property("steps", &Plan::steps, &Plan::set_steps);
   module.def("update", &update);
   module.def("rules", &rules);
 }
