@@ -11,7 +11,7 @@
 namespace fusedstep {
 
 inline constexpr int kMaxStates = 3;
-inline constexpr int kMaxScalars = 16;
+inline constexpr std::size_t kRuleBytes = 128;  // room for any rule
 
 // The arrays of one parameter tensor.
 struct Tensor {
@@ -21,15 +21,15 @@ struct Tensor {
 };
 
 // Elements [begin, end) of a tensor: p and the states are updated from grad_scale·g.
-using Step = void (*)(const double* scalars, double grad_scale, bool zero, const Tensor& tensor, std::size_t begin,
+using Step = void (*)(const void* rule, double grad_scale, bool zero, const Tensor& tensor, std::size_t begin,
                       std::size_t end);
 
 struct RuleEntry {
   const char* name;
   const char* hyper;  // names of the hyperparameters that `prepare` reads, in order, separated by spaces
   int states;
-  // Hyperparameters and step count t (from 1) to the scalars of `step`, in double.
-  void (*prepare)(const double* hyper, double t, double* scalars);
+  // Hyperparameters and step count t (from 1) to the rule that `step` takes: computed in double, rounded once.
+  void (*prepare[kDtypes])(const double* hyper, double t, void* rule);
   Step step[kDtypes];
 };
 

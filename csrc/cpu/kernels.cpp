@@ -14,11 +14,7 @@ constexpr auto rules = Rules::table([]<template <class> class Rule>() {
   return RuleEntry{.name = Rule<double>::name,
                    .hyper = Rule<double>::hyper,
                    .states = Rule<double>::states,
-                   .prepare =
-                       [](const double* hyper, double t, double* scalars) {
-    const auto rule = Rule<double>::prepare(hyper, t);
-    __builtin_memcpy(scalars, &rule, sizeof rule);
-  },
+                   .prepare = {prepare<Rule, float>, prepare<Rule, double>},
                    .step = {update<Rule, float>, update<Rule, double>}};
 });
 

@@ -11,23 +11,23 @@
 
 namespace fusedstep::ISA {
 
-// A rule of the arithmetic type from its scalars in double, each rounded once. Rules hold nothing but scalars.
-template <class Rule, class T>
-FN Rule round_scalars(const double* scalars) {
-  constexpr int n = sizeof(Rule) / sizeof(T);
-  static_assert(n <= kMaxScalars && n * sizeof(T) == sizeof(Rule));
-  T rounded[n];
-  for (int i = 0; i < n; ++i) rounded[i] = T(scalars[i]);
-  Rule rule;
-  __builtin_memcpy(static_cast<void*>(&rule), rounded, sizeof rule);
-  return rule;
+// Writes the rule for hyperparameters and step count t: its scalars in double, each rounded once. Rules hold nothing
+// else.
+template <template <class> class Rule, class T>
+void prepare(const double* hyper, double t, void* rule) {
+  constexpr int n = sizeof(Rule<T>) / sizeof(T);
+  static_assert(n * sizeof(T) == sizeof(Rule<T>) && sizeof(Rule<T>) <= kRuleBytes);
+  const auto exact = Rule<double>::prepare(hyper, t);
+  double scalars[n];
+  __builtin_memcpy(scalars, &exact, sizeof scalars);
+  for (int i = 0; i < n; ++i) static_cast<T*>(rule)[i] = T(scalars[i]);
 }
 
 template <template <class> class Rule, class T, class P = T, class G = T, class S = T>
-void update(const double* scalars, double grad_scale, bool zero, const Tensor& tensor, std::size_t begin,
+void update(const void* prepared, double grad_scale, bool zero, const Tensor& tensor, std::size_t begin,
             std::size_t end) {
   using V = Vec<T>;
-  const auto rule = round_scalars<Rule<T>, T>(scalars);
+  const Rule<T> rule = *static_cast<const Rule<T>*>(prepared);
   const V scale = V(T(grad_scale));
   P* const p = static_cast<P*>(tensor.p);
   G* const g = static_cast<G*>(tensor.g);

@@ -80,7 +80,7 @@ void update_all(const std::vector<Segment>& segments, double grad_scale, bool ze
   const std::size_t total = total_of(segments, elements_of);
   parallel(threads_for(total), [&](const Team& team) {
     for_share(segments, total, kLine, team, elements_of, [&](const Segment& s, std::size_t begin, std::size_t end) {
-      s.step(s.scalars, s.sign * grad_scale, zero, s.tensor, begin, end);
+      s.step(s.rule, s.sign * grad_scale, zero, s.tensor, begin, end);
     });
   });
 }

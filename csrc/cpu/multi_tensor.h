@@ -13,8 +13,8 @@ namespace fusedstep {
 struct Segment {
   Step step;
   SquareSums square_sums;
-  const double* scalars;
-  double sign;  // −1 where the objective is maximized
+  const void* rule;  // as RuleEntry::prepare wrote it
+  double sign;       // −1 where the objective is maximized
   std::size_t n;
   Tensor tensor;
 };

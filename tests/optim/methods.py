@@ -74,6 +74,16 @@ def normal(rng, shape, dtype):
     return (rng.standard_normal(shape) * 10 ** rng.uniform(-6, 3, shape)).astype(dtype)
 
 
+def draw(dtype=np.float32, shapes=((3, 4), (5,)), seed=0):
+    """Random arrays, the same for the same arguments."""
+    rng = np.random.default_rng(seed)
+    return [normal(rng, shape, dtype) for shape in shapes]
+
+
+def copies(arrays):
+    return [a.copy() for a in arrays]
+
+
 def placed(array, offset):
     """The same values in fresh memory that begins `offset` elements after a cache line."""
     memory = np.empty(array.size + offset + 16, array.dtype)
@@ -96,6 +106,12 @@ def assert_same_bits(actual, desired, what=""):
         raise AssertionError(
             f"{what}: {wrong.sum()} of {wrong.size} differ, {at}: {actual[at]!r} is not {desired[at]!r}"
         )
+
+
+def assert_same(actual, desired):
+    """assert_same_bits for each pair of two lists."""
+    for i, (a, d) in enumerate(zip(actual, desired, strict=True)):
+        assert_same_bits(a, d, f"[{i}]")
 
 
 class Mirror:
