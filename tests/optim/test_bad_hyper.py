@@ -72,6 +72,12 @@ def test_unknown_hyperparameter(method):
         del optimizer.param_groups[0]["lr"]
 
 
+def test_misspelt_attribute():
+    opt = Adam(float32(3))
+    with pytest.raises(AttributeError, match="learning_rate"):
+        opt.learning_rate = 0.5
+
+
 @pytest.mark.parametrize(
     ("cls", "name", "old", "new"),
     [

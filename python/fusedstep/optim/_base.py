@@ -99,6 +99,9 @@ class Optimizer:
         Mappings with ``params`` and the hyperparameters, which may be set between steps.
     """
 
+    # A misspelt hyperparameter raises: no attribute of that name comes into being.
+    __slots__ = ("__weakref__", "_keys", "_plan", "_single", "_states", "_step", "param_groups")
+
     # What torch's groups also hold: choices of its implementation, its schedulers' numbers, and the parameters' names.
     _foreign: ClassVar[frozenset[str]] = frozenset(
         {"capturable", "decoupled_weight_decay", "differentiable", "foreach", "fused"}

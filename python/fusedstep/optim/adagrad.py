@@ -94,6 +94,8 @@ class Adagrad(Optimizer):
     True
     """
 
+    __slots__ = ()
+
     lr = Hyper(nonnegative)
     lr_decay = Hyper(nonnegative)
     weight_decay = Hyper(nonnegative)

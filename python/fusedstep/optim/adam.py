@@ -108,6 +108,8 @@ class Adam(Optimizer):
     True
     """
 
+    __slots__ = ()
+
     lr = Hyper(nonnegative)
     betas = Hyper(betas)
     eps = Hyper(nonnegative)
@@ -184,6 +186,8 @@ class AdamW(Adam):
     >>> round(info.norm, 3), info.applied
     (2.828, True)
     """
+
+    __slots__ = ()
 
     _decoupled = True
     reference = staticmethod(adamw_reference)

@@ -112,6 +112,8 @@ class RMSprop(Optimizer):
     True
     """
 
+    __slots__ = ()
+
     lr = Hyper(nonnegative)
     alpha = Hyper(unit)
     eps = Hyper(nonnegative)
