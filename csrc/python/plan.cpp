@@ -421,7 +421,7 @@ void bind_plan(py::module_& module) {
       {"applied", "False where a gradient was not finite and nothing was changed."},
       {"first_nonfinite", "Index (or name) of the first tensor with a gradient that is not finite, or None."},
       {nullptr, nullptr}};
-  static PyStructSequence_Desc description = {"fusedstep._core.StepInfo", "What a step did.", fields, 3};
+  static PyStructSequence_Desc description = {"fusedstep.optim.StepInfo", "What a step did.", fields, 3};
   step_info_type = PyStructSequence_NewType(&description);
   if (!step_info_type) throw py::error_already_set();
   module.attr("StepInfo") = py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(step_info_type));
