@@ -73,22 +73,31 @@ struct Pool {
   std::mutex busy;
   std::vector<std::unique_ptr<Worker>> workers;
 
-  // The region that runs, published by the tickets.
+  // The region that runs. Its parts are claimed one by one, `unclaimed` falling to 0 and below: a worker that the
+  // system has not scheduled yet is not waited for, its part is done by whoever is free. Who claims a part may read the
+  // rest, which stays as it is until every claimed part is finished.
   void (*body)(void*, const Team&) = nullptr;
   void* context = nullptr;
   int threads = 1;
-  alignas(64) std::atomic<int> running{0};
+  alignas(64) std::atomic<int> unclaimed{0};
+  alignas(64) std::atomic<int> unfinished{0};
   alignas(64) std::atomic<int> arrived{0};
   alignas(64) std::atomic<std::uint32_t> phase{0};
 
-  void work(Worker& worker, int thread) {
-    for (std::uint32_t seen = 0;; ++seen) {
+  // No one claims a second part of a region with barriers before all of them are claimed: its own waits at the barrier.
+  void take_parts() {
+    IeeeMode mode;
+    for (int part; (part = unclaimed.fetch_sub(1, std::memory_order_acq_rel) - 1) >= 0;) {
+      body(context, Team{part, threads});
+      if (unfinished.fetch_sub(1, std::memory_order_acq_rel) == 1) unfinished.notify_one();
+    }
+  }
+
+  void work(Worker& worker) {
+    for (std::uint32_t seen = 0;;) {
       await_change(worker.ticket, seen);
-      {
-        IeeeMode mode;
-        body(context, Team{thread, threads});
-      }
-      if (running.fetch_sub(1, std::memory_order_acq_rel) == 1) running.notify_one();
+      seen = worker.ticket.load(std::memory_order_acquire);
+      take_parts();
     }
   }
 
@@ -97,9 +106,8 @@ struct Pool {
     while (int(workers.size()) < wanted) {
       workers.push_back(std::make_unique<Worker>());
       Worker& worker = *workers.back();
-      const int thread = int(workers.size());
       try {
-        std::thread([this, &worker, thread] { work(worker, thread); }).detach();
+        std::thread([this, &worker] { work(worker); }).detach();
       } catch (...) {
         workers.pop_back();
         break;
@@ -113,17 +121,15 @@ struct Pool {
     body = function;
     context = argument;
     threads = helpers + 1;
-    running.store(helpers, std::memory_order_relaxed);
     arrived.store(0, std::memory_order_relaxed);
+    unfinished.store(threads, std::memory_order_relaxed);
+    unclaimed.store(threads, std::memory_order_release);
     for (int i = 0; i < helpers; ++i) {
-      workers[i]->ticket.fetch_add(1, std::memory_order_release);
-      workers[i]->ticket.notify_one();
+      workers[std::size_t(i)]->ticket.fetch_add(1, std::memory_order_release);
+      workers[std::size_t(i)]->ticket.notify_one();
     }
-    {
-      IeeeMode mode;
-      body(context, Team{0, threads});
-    }
-    for (int left; (left = running.load(std::memory_order_acquire)) != 0;) await_change(running, left);
+    take_parts();
+    for (int left; (left = unfinished.load(std::memory_order_acquire)) != 0;) await_change(unfinished, left);
   }
 };
 
