@@ -10,6 +10,8 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <type_traits>
+#include <utility>
 
 #include "cpu/simd.h"
 #include "cpu/threads.h"
@@ -17,41 +19,77 @@
 
 namespace fusedstep::ISA {
 
-// A register tile has R × C accumulators, R broadcast values and a vector of the panel: 6 × 4, or 3 × 4 with 16
-// registers.
+// Rows of a register tile with C columns: the accumulators, the fewer of its rows and columns, and one of the other
+// have a register each. 6 × 4, or 3 × 4 with 16 registers.
+template <int C, int R = 1>
+constexpr int tile_rows() {
+  constexpr int next = R + 1;
+  if constexpr (next * C + std::min(next, C) + 1 <= kRegisters)
+    return tile_rows<C, next>();
+  else
+    return R;
+}
 template <int C>
-inline constexpr int kTileRows = (kRegisters - 1) / (C + 1);
+inline constexpr int kTileRows = tile_rows<C>();
 // Panels that one row passes at once: at least 8 independent chains, as many as two units of four cycles' latency need.
 template <int C>
 inline constexpr int kTilePanels = (8 + C - 1) / C;
 inline constexpr std::size_t kRowBlock = 96;  // rows that share a pass over a panel: their accumulators stay in L1
 inline constexpr std::size_t kBlock = 16384 / (4 * kVectorBytes);  // k that share a pass: 16 KiB of a panel stay in L1
 
-// partial[row..row+R, first..first+P) += a·panel for `k` values of k.
+// f(0), …, f(n-1), each index a constant, so that an array it indexes lives in registers.
+template <int n, class F>
+FN void unroll(F f) {
+  [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
+    (f(std::integral_constant<int, i>{}), ...);
+  }(std::make_integer_sequence<int, n>{});
+}
+
+// partial[row..row+R, first..first+P) += a·panel for K > 0 values of k.
 template <int R, int P, int A, class Gates, class T>
 FN void tile(T* partial, std::size_t panels, const T* a, std::size_t row_stride, const T* w, std::size_t stride,
              std::size_t K) {
   using V = Vec<T>;
   constexpr int N = V::size, C = Gates::count;
-  const auto at = [&](int r, int p, int c) __attribute__((always_inline)) {
-    return partial + (r * panels + p) * A * N + Gates::accumulators[c] * N;
-  };
   V sum[R][P][C];
-  for (int r = 0; r < R; ++r)
-    for (int p = 0; p < P; ++p)
-      for (int c = 0; c < C; ++c) sum[r][p][c] = load<T>(at(r, p, c));
+  const auto each = [&](auto f) __attribute__((always_inline)) {  // of the accumulators in registers and in memory
+    unroll<R>([&](auto r) __attribute__((always_inline)) {
+      unroll<P>([&](auto p) __attribute__((always_inline)) {
+        unroll<C>([&](auto c) __attribute__((always_inline)) {
+          f(sum[r][p][c], partial + (r * panels + p) * A * N + Gates::accumulators[c] * N);
+        });
+      });
+    });
+  };
+  each([](V& s, T* at) __attribute__((always_inline)) { s = load<T>(at); });
+  if (K == 0) __builtin_unreachable();
+  // Few instructions a product matter where another hyperthread takes its share of the decoder: the loop is unrolled,
+  // and of rows and columns the fewer stay in registers.
+#pragma GCC unroll 4
   for (std::size_t k = 0; k < K; ++k, w += C * N) {
-    V x[R];
-    for (int r = 0; r < R; ++r) x[r] = V(a[k + r * row_stride]);
-    for (int p = 0; p < P; ++p)
-      for (int c = 0; c < C; ++c) {
-        const V column = load<T>(w + p * stride + c * N);
-        for (int r = 0; r < R; ++r) sum[r][p][c] = fma(x[r], column, sum[r][p][c]);
-      }
+    const auto x = [&](auto r) __attribute__((always_inline)) { return V(a[k + r * row_stride]); };
+    const auto column = [&](auto p, auto c) __attribute__((always_inline)) { return load<T>(w + p * stride + c * N); };
+    if constexpr (R <= P * C) {
+      V rows[R];
+      unroll<R>([&](auto r) __attribute__((always_inline)) { rows[r] = x(r); });
+      unroll<P>([&](auto p) __attribute__((always_inline)) {
+        unroll<C>([&](auto c) __attribute__((always_inline)) {
+          const V y = column(p, c);
+          unroll<R>([&](auto r) __attribute__((always_inline)) { sum[r][p][c] = fma(rows[r], y, sum[r][p][c]); });
+        });
+      });
+    } else {
+      static_assert(P == 1);
+      V columns[C];
+      unroll<C>([&](auto c)
+                    __attribute__((always_inline)) { columns[c] = column(std::integral_constant<int, 0>{}, c); });
+      unroll<R>([&](auto r) __attribute__((always_inline)) {
+        const V y = x(r);
+        unroll<C>([&](auto c) __attribute__((always_inline)) { sum[r][0][c] = fma(y, columns[c], sum[r][0][c]); });
+      });
+    }
   }
-  for (int r = 0; r < R; ++r)
-    for (int p = 0; p < P; ++p)
-      for (int c = 0; c < C; ++c) store(at(r, p, c), sum[r][p][c]);
+  each([](const V& s, T* at) __attribute__((always_inline)) { store(at, s); });
 }
 
 // The tile of `rows` × `tile_panels`, at most R × P; one of the two is 1.
