@@ -4,12 +4,15 @@
 set(FUSEDSTEP_KERNEL_OBJECTS "")
 set(FUSEDSTEP_ISA_DEFINITIONS "")
 
+# Sanitized kernels take minutes to compile at -O3.
+set(kernel_optimization $<IF:$<BOOL:${FUSEDSTEP_SANITIZE}>,-O1,-O3>)
+
 function(fusedstep_add_isa name vector_bytes)
   add_library(kernels_${name} OBJECT csrc/cpu/kernels.cpp)
   target_link_libraries(kernels_${name} PRIVATE fusedstep_options)
   target_compile_definitions(kernels_${name} PRIVATE ISA=${name} FUSEDSTEP_VECTOR_BYTES=${vector_bytes})
   # -Wno-psabi: no vector crosses a function boundary that is not inlined.
-  target_compile_options(kernels_${name} PRIVATE -O3 -Wno-psabi -fno-exceptions ${ARGN})
+  target_compile_options(kernels_${name} PRIVATE ${kernel_optimization} -Wno-psabi -fno-exceptions ${ARGN})
   string(TOUPPER ${name} upper)
   set(FUSEDSTEP_KERNEL_OBJECTS ${FUSEDSTEP_KERNEL_OBJECTS} $<TARGET_OBJECTS:kernels_${name}> PARENT_SCOPE)
   set(FUSEDSTEP_ISA_DEFINITIONS ${FUSEDSTEP_ISA_DEFINITIONS} FUSEDSTEP_HAVE_${upper} PARENT_SCOPE)

@@ -50,8 +50,8 @@ std::vector<double> check_hyper(const RuleEntry& rule, std::vector<double> hyper
 std::string text(PyObject* object) { return py::repr(object).cast<std::string>(); }
 
 double number(PyObject* object, const char* name) {
-  const double value = PyFloat_AsDouble(object);
-  if (value == -1 && PyErr_Occurred()) {
+  const double value = PyBool_Check(object) ? -1 : PyFloat_AsDouble(object);
+  if (value == -1 && (PyBool_Check(object) || PyErr_Occurred())) {
     PyErr_Clear();
     type_error({name}, "expected a number, got " + text(object));
   }

@@ -86,12 +86,13 @@ def test_misspelt_attribute():
         (RMSprop, "centered", False, True),
         (RMSprop, "momentum", 0.0, 0.9),
         (RMSprop, "momentum", 0.9, 0.0),
+        (Adagrad, "initial_accumulator_value", 0.0, 0.1),
     ],
 )
 def test_option_that_decides_the_states_stays(cls, name, old, new):
     groups = [{"params": float32(2), name: new}, {"params": float32(2), name: old}]
     optimizer = cls(groups)
-    with pytest.raises(ValueError, match=f"^{name} decides which states there are: it was {old!r}.* got {new!r}"):
+    with pytest.raises(ValueError, match=f"^{name} decides the states at construction: it was {old!r}.* got {new!r}"):
         optimizer.param_groups[1][name] = new
     with pytest.raises(ValueError, match=f"^{name} decides"):
         setattr(optimizer, name, new)

@@ -106,11 +106,13 @@ OPTIONS = [
     ("max_norm", -1.0, ValueError),
     ("max_norm", math.nan, ValueError),
     ("max_norm", "1", TypeError),
+    ("max_norm", True, TypeError),
     ("grad_scale", 0.0, ValueError),
     ("grad_scale", math.nan, ValueError),
     ("grad_scale", math.inf, ValueError),
     ("grad_scale", None, TypeError),
     ("grad_scale", "1", TypeError),
+    ("grad_scale", True, TypeError),
 ]
 
 

@@ -60,9 +60,7 @@ class Group(MutableMapping[str, Any]):
             raise TypeError("params of a parameter group cannot be replaced; make a new optimizer")
         checked = optimizer.hyper(key).check(key, value)
         self.check_structure(key, checked)
-        self._values[key] = checked
-        _, hyper = optimizer.rule(self._values)
-        optimizer._plan.set_hyper(self._index, hyper, self._values["maximize"])
+        self.replace({key: checked})
 
     def __delitem__(self, key: str) -> None:
         """Refuse: a hyperparameter always has a value."""
@@ -81,13 +79,22 @@ class Group(MutableMapping[str, Any]):
         """Show the hyperparameters and the number of arrays."""
         return f"Group({', '.join(f'{k}={v}' for k, v in self._values.items())}, params={len(self._arrays)} arrays)"
 
+    def replace(self, checked: Values) -> None:
+        """Set checked hyperparameters."""
+        self._values.update(checked)
+        _, hyper = self._optimizer.rule(self._values)
+        self._optimizer._plan.set_hyper(self._index, hyper, self._values["maximize"])
+
     def check_structure(self, key: str, value: Any) -> None:
-        """Raise ValueError where `value` would need states that this group does not have, or drop some."""
+        """Raise ValueError where `value` would need other states, or states that started from another value."""
         optimizer = self._optimizer
-        changed = {**self._values, key: value}
-        if optimizer.hyper(key).structural and optimizer.rule(changed)[0] != optimizer.rule(self._values)[0]:
+
+        def structure(values: Values) -> tuple[str, float]:
+            return optimizer.rule(values)[0], optimizer.initial_state(values)
+
+        if optimizer.hyper(key).structural and structure({**self._values, key: value}) != structure(self._values):
             old = self._values[key]
-            raise ValueError(f"{key} decides which states there are: it was {old!r} at construction, got {value!r}")
+            raise ValueError(f"{key} decides the states at construction: it was {old!r} then, got {value!r}")
 
 
 class Optimizer:
@@ -300,8 +307,7 @@ class Optimizer:
                 own[name][...] = value
         self._plan.steps = [steps for steps, _ in sources]
         for group, values in zip(self.param_groups, all_values, strict=True):
-            for key, value in values.items():
-                group[key] = value
+            group.replace(values)
 
     def _matched(self, theirs: Mapping[str, Any], first: int) -> list[Any]:
         """Return the indices of a saved group's parameters in the order of ours, which begin at `first`."""

@@ -83,7 +83,8 @@ class Hyper(Generic[T]):
     check : callable
         ``check(name, value)`` returns the value as it is kept, or raises.
     structural : bool, optional
-        Whether it decides which states there are. Then a change that adds or drops one raises.
+        Whether it decides which states there are, or what they start from. Then a change that would have made others
+        raises.
     """
 
     def __init__(self, check: Callable[[str, object], T], *, structural: bool = False) -> None:

@@ -62,7 +62,7 @@ class Adagrad(Optimizer):
     weight_decay : float, optional
         Added to the gradient: ``g + weight_decay * p``.
     initial_accumulator_value : float, optional
-        What the sum of squares starts from, at construction.
+        What the sum of squares starts from; cannot change later.
     eps : float, optional
         Added to the root.
     maximize : bool, optional
@@ -99,7 +99,7 @@ class Adagrad(Optimizer):
     lr = Hyper(nonnegative)
     lr_decay = Hyper(nonnegative)
     weight_decay = Hyper(nonnegative)
-    initial_accumulator_value = Hyper(nonnegative)
+    initial_accumulator_value = Hyper(nonnegative, structural=True)
     eps = Hyper(nonnegative)
     maximize = Hyper(flag)
 
