@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -80,6 +81,51 @@ struct CellBackward {
   void* dweight_ch;  // (peepholes, H)
 };
 
+// Sums over time and batch: each kSumBlock of terms is a chain of its own, and the blocks' sums are added in order.
+inline constexpr std::size_t kSumBlock = 128;
+
+// An array of (steps, rows, …): the distances, in elements, between consecutive steps and rows.
+struct Strided {
+  void* data;
+  std::ptrdiff_t step, row;
+};
+
+// One direction of a layer over a sequence of T steps and B rows. The rows are taken in order of decreasing length, so
+// that those which take part in a step are the first; pairs (step, row) are numbered in that order, step by step, and a
+// "compact" array has a row for each of these R pairs. Going in reverse, a row starts at its own last step.
+struct Sweep {
+  std::size_t T, B, I, H;
+  const std::int64_t* order;    // (B) which row is the r-th
+  const std::int64_t* lengths;  // (B) of the r-th
+  const std::size_t* start;     // (T + 1) number of the first pair of each step; R at the end
+  const bool* reset;            // (step, row): whether the state is zeroed before it; or null
+  std::ptrdiff_t ld_reset[2];
+  bool reverse;
+
+  CellWeights weights;   // forward: packed
+  Strided x, y;          // (T, B, I), (T, B, H)
+  const void* state[2];  // (B, H) before the first step
+  void* out[2];          // (B, H) after the last; may be the arrays of `state`
+  void* saved;           // compact (saved, H): what backward needs of the gates, then their gradients; or null
+  void* states;          // compact (H): the second state after each step, or null
+
+  // Backward. What is null is not wanted.
+  Strided dy;             // data null: zeros
+  void* dstate[2];        // (B, H) of the state after the last step; becomes that of the state before the first
+  const void* columns;    // W_hh as CellEntry::pack_columns lays it out
+  const void* compact_x;  // compact x, rows ld_x apart
+  std::size_t ld_x;
+  void* previous_h;  // compact (H): h before each step
+  void* reset_h;     // compact (H): r·h, where the cell has a second product
+  void* dx;          // compact (I), rows ld_dx apart
+  std::size_t ld_dx;
+  void* dweight_ih;  // shapes as in CellBackward
+  void* dweight_hh;
+  void* dbias_ih;
+  void* dbias_hh;
+  void* dweight_ch;
+};
+
 struct CellEntry {
   const char* name;
   int gates, states, saved, peepholes;
@@ -87,6 +133,29 @@ struct CellEntry {
   void (*pack[kDtypes])(const CellWeights& weights, std::size_t I, std::size_t H, void* packed);
   void (*forward[kDtypes])(const CellForward& call);
   void (*backward[kDtypes])(const CellBackward& call);
+
+  // Sequences. The sweeps of a layer's directions run side by side. Steps and pairs may be done range by range.
+  bool two_products;  // the cell needs Sweep::reset_h
+  std::size_t (*columns_bytes[kDtypes])(std::size_t H);
+  void (*pack_columns[kDtypes])(const CellWeights& weights, std::size_t H, void* columns);
+  // Steps begin … end-1, from `state` to `out`.
+  void (*sweep[kDtypes])(const Sweep* sweeps, int n, std::size_t begin, std::size_t end);
+  // Fills compact_x (unless it is x itself) and previous_h.
+  void (*gather[kDtypes])(const Sweep& sweep);
+  // Compact rows of width I to their places in (T, B, I): written, or added to what is there.
+  void (*scatter[kDtypes])(const Sweep& sweep, const void* from, const Strided& dx, bool add);
+  // Fills `saved` for pairs begin … end-1 from x, previous_h and `states`.
+  void (*replay[kDtypes])(const Sweep& sweep, std::size_t begin, std::size_t end);
+  // Steps end-1 … begin: `saved` becomes the gradients of the gates' preactivations, `dstate` moves to step begin.
+  void (*sweep_back[kDtypes])(const Sweep* sweeps, int n, std::size_t begin, std::size_t end);
+  // Pairs begin … end-1, begin a multiple of kSumBlock: dx, and the weights' gradients, added to what is there where
+  // `add`.
+  void (*gradients[kDtypes])(const Sweep& sweep, std::size_t begin, std::size_t end, bool add);
+};
+
+struct DropoutKey {
+  std::uint64_t seed;
+  std::uint32_t layer, step, row;
 };
 
 struct MathEntry {
@@ -103,6 +172,7 @@ struct Table {
   const MathEntry* math;  // the functions of core/math.h, for tests and users
   int n_math;
   SquareSums square_sums[kDtypes];
+  void (*dropout[kDtypes])(const void* x, void* y, std::size_t n, double p, const DropoutKey& key);
   // Runs rounds of fused multiply-adds on registers that wait for nothing; returns their number of FLOPs.
   double (*fma_loop[kDtypes])(std::size_t rounds);
 };

@@ -13,6 +13,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "core/table.h"
 #include "cpu/simd.h"
 #include "cpu/threads.h"
 #include "rnn/gates.h"
@@ -103,17 +104,19 @@ void tile_of(std::size_t rows, std::size_t tile_panels, T* partial, std::size_t 
     tile_of<R, P - 1, A, Gates>(rows, tile_panels, partial, panels, a, row_stride, w, stride, K);
 }
 
-// partial += a·panel for `rows` ≤ kRowBlock rows and one panel, or for one row and any number of panels. `a` holds rows
-// as pack_rows lays them out; `source` gives panels as PackedPanels does.
+// partial += a·panel for `rows` ≤ kRowBlock rows and one panel, or for one row and any number of panels. `a` holds
+// `packed_rows` rows as pack_rows lays them out, these being the first; `source` gives panels as PackedPanels does.
 template <int A, class Gates, class T, class Source>
-void accumulate(std::size_t rows, std::size_t panels, T* partial, const T* a, std::size_t K, const Source& source) {
+void accumulate(std::size_t rows, std::size_t panels, T* partial, const T* a, std::size_t K, const Source& source,
+                std::size_t packed_rows) {
   constexpr std::size_t R = kTileRows<Gates::count>, P = kTilePanels<Gates::count>, N = Vec<T>::size;
   const std::size_t tiles = (rows + R - 1) / R;
-  const std::size_t block = rows > 1 ? kBlock : Source::packed ? std::max<std::size_t>(K, 1) : kBlock / panels;
+  const bool alone = packed_rows == 1;
+  const std::size_t block = !alone ? kBlock : Source::packed ? std::max<std::size_t>(K, 1) : kBlock / panels;
   for (std::size_t k = 0; k < K; k += block) {
     const std::size_t ks = std::min(block, K - k);
     const T* const panel = source(k, ks);
-    if (rows == 1)
+    if (alone)
       for (std::size_t first = 0; first < panels; first += P)
         tile_of<1, P, A, Gates>(1, std::min(P, panels - first), partial + first * A * N, panels, a + k, 0,
                                 panel + first * source.stride, source.stride, ks);
@@ -121,7 +124,8 @@ void accumulate(std::size_t rows, std::size_t panels, T* partial, const T* a, st
       for (std::size_t i = 0; i < tiles; ++i) {  // tiles of nearly equal size: none with too few chains in flight
         const std::size_t row = rows * i / tiles, next = rows * (i + 1) / tiles;
         source.prefetch(k + block, i, tiles);
-        tile_of<R, 1, A, Gates>(next - row, 1, partial + row * A * N, 1, a + rows * k + row * ks, ks, panel, 0, ks);
+        tile_of<R, 1, A, Gates>(next - row, 1, partial + row * A * N, 1, a + packed_rows * k + row * ks, ks, panel, 0,
+                                ks);
       }
   }
 }
@@ -148,26 +152,6 @@ struct PackedPanels {
   }
 };
 
-// Rows of K elements, (row, k) at a[row·row_stride + k·k_stride], in k-blocks of consecutive rows: in `room`, or where
-// they are if they lie so already.
-template <class T>
-const T* pack_rows(const T* a, std::size_t row_stride, std::size_t k_stride, std::size_t rows, std::size_t K, T* room) {
-  if (rows == 1 && k_stride == 1) return a;
-  T* to = room;
-  for (std::size_t k = 0; k < K; k += kBlock) {
-    const std::size_t ks = std::min(kBlock, K - k);
-    const T* const from = a + k * k_stride;
-    if (k_stride == 1) {
-      for (std::size_t row = 0; row < rows; ++row) std::copy_n(from + row * row_stride, ks, to + row * ks);
-    } else {
-      for (std::size_t i = 0; i < ks; ++i)
-        for (std::size_t row = 0; row < rows; ++row) to[row * ks + i] = from[i * k_stride + row * row_stride];
-    }
-    to += rows * ks;
-  }
-  return room;
-}
-
 // The square of vectors in `v`, transposed in place, exchanging blocks of 1, 2, 4, … lanes (Eklundh 1972).
 template <int block, class T, int... lane>
 FN void exchange(Vec<T>& a, Vec<T>& b, std::integer_sequence<int, lane...>) {
@@ -186,6 +170,51 @@ FN void transpose(Vec<T>* v) {
       if (!(i & block)) exchange<block>(v[i], v[i + block], std::make_integer_sequence<int, N>{});
     transpose<block * 2>(v);
   }
+}
+
+// Rows of K elements, row i at row(i), in k-blocks of consecutive rows; zeros where row(i) is null.
+template <class T, class Row>
+void pack_each_row(std::size_t rows, std::size_t K, T* to, Row row) {
+  for (std::size_t k = 0; k < K; k += kBlock) {
+    const std::size_t ks = std::min(kBlock, K - k);
+    for (std::size_t i = 0; i < rows; ++i, to += ks) {
+      if (const T* const from = row(i))
+        std::copy_n(from + k, ks, to);
+      else
+        std::fill_n(to, ks, T(0));
+    }
+  }
+}
+
+// Rows of K elements, (row, k) at a[row·row_stride + k·k_stride], in k-blocks of consecutive rows: in `room`, or where
+// they are if they lie so already.
+template <class T>
+const T* pack_rows(const T* a, std::size_t row_stride, std::size_t k_stride, std::size_t rows, std::size_t K, T* room) {
+  if (k_stride == 1) {
+    if (rows == 1) return a;
+    pack_each_row(rows, K, room, [&](std::size_t row) { return a + row * row_stride; });
+    return room;
+  }
+  constexpr std::size_t N = Vec<T>::size;
+  T* to = room;
+  for (std::size_t k = 0; k < K; k += kBlock) {
+    const std::size_t ks = std::min(kBlock, K - k);
+    const T* const from = a + k * k_stride;
+    // Squares of vectors where rows lie side by side; one by one what is left.
+    const std::size_t whole_rows = row_stride == 1 ? rows / N * N : 0, whole_ks = ks / N * N;
+    for (std::size_t row = 0; row < whole_rows; row += N)
+      for (std::size_t i = 0; i < whole_ks; i += N) {
+        Vec<T> square[N];
+        unroll<N>([&](auto j) __attribute__((always_inline)) { square[j] = load<T>(from + (i + j) * k_stride + row); });
+        transpose(square);
+        unroll<N>([&](auto j) __attribute__((always_inline)) { store(to + (row + j) * ks + i, square[j]); });
+      }
+    for (std::size_t row = 0; row < rows; ++row)
+      for (std::size_t i = row < whole_rows ? whole_ks : 0; i < ks; ++i)
+        to[row * ks + i] = from[i * k_stride + row * row_stride];
+    to += rows * ks;
+  }
+  return room;
 }
 
 // panel[k][c][lane] = w[(gate c)·H + unit + lane][k] for a weight matrix (…·H, ld) in torch's layout; units past H are
@@ -270,17 +299,20 @@ void split_blocks(const Team& team, std::size_t rows, std::size_t panels, F f) {
   }
 }
 
-inline constexpr std::size_t kSumBlock = 256;
+// The right-hand side (K, N) of a product, by panels of four vectors of its columns.
+using Columns = Gates<0, 0, 1, 2, 3>;
+template <class T>
+inline constexpr std::size_t kColumns = Columns::count * Vec<T>::size;
+template <class T>
+constexpr std::size_t column_panels(std::size_t N) {
+  return (N + kColumns<T> - 1) / kColumns<T>;
+}
 
-// C (M, N) = [C] + A·B, B (K, N) row-major, A (M, K) with any strides. `Chain`: each output is one chain over k, from C
-// where `from_c`, else from 0. `Blocks`: each kSumBlock of k is a chain from 0, and the sums are added in order.
-enum class Sum { Chain, Blocks };
-
-// Columns of a row-major matrix as a panel, packed as PackingPanels packs.
+// Columns of a row-major matrix as a panel, copied as PackingPanels packs.
 template <class T>
 struct ColumnPanel {
   static constexpr bool packed = false;
-  static constexpr std::size_t stride = 0, L = Vec<T>::size, width = 4 * L;
+  static constexpr std::size_t stride = 0, L = Vec<T>::size, width = kColumns<T>;
   const T* b;
   std::size_t ld, columns;  // ≤ width
   T* room;
@@ -293,17 +325,50 @@ struct ColumnPanel {
   void prefetch(std::size_t, std::size_t, std::size_t) const {}
 };
 
+// A row-major one, its panels copied on the way.
 template <class T>
-void multiply(const Team& team, Sum kind, std::size_t M, std::size_t N, std::size_t K, const T* a,
-              std::size_t row_stride, std::size_t k_stride, const T* b, std::size_t ldb, T* c, std::size_t ldc,
-              bool from_c = false) {
+struct RowMajor {
+  const T* b;
+  std::size_t ld, N;
+  static constexpr std::size_t room = kBlock * kColumns<T>;
+  ColumnPanel<T> panel(std::size_t p, std::size_t k, T* to) const {
+    return {b + k * ld + p * kColumns<T>, ld, std::min(kColumns<T>, N - p * kColumns<T>), to};
+  }
+};
+
+// One whose panels lie packed, (K, 4, lanes) each.
+template <class T>
+struct PackedColumns {
+  const T* panels;
+  std::size_t K, N;
+  static constexpr std::size_t room = 0;
+  PackedPanels<Columns, T> panel(std::size_t p, std::size_t k, T*) const {
+    return {panels + (p * K + k) * kColumns<T>, 0};
+  }
+};
+
+// This thread's share of packing a row-major matrix.
+template <class T>
+void pack_columns(const Team& team, const T* b, std::size_t ld, std::size_t K, std::size_t N, T* to) {
+  const RowMajor<T> from{b, ld, N};
+  const Share own(column_panels<T>(N), 1, team.thread, team.threads);
+  for (std::size_t p = own.begin; p < own.end; ++p) from.panel(p, 0, to + p * K * kColumns<T>)(0, K);
+}
+
+// C (M, N) = [C] + A·B, A (M, K) with any strides. `Chain`: each output is one chain over k, from C
+// where `from_c`, else from 0. `Blocks`: each kSumBlock of k is a chain from 0, and the sums are added in order.
+enum class Sum { Chain, Blocks };
+
+template <class T, class B>
+void multiply(const Team& team, Sum kind, std::size_t M, std::size_t K, const T* a, std::size_t row_stride,
+              std::size_t k_stride, const B& b, T* c, std::size_t ldc, bool from_c = false) {
   using V = Vec<T>;
-  using Columns = Gates<0, 0, 1, 2, 3>;
-  constexpr std::size_t L = V::size, width = 4 * L;
-  T* const partial = static_cast<T*>(scratch((kRowBlock * (width + kSumBlock) + kBlock * width) * sizeof(T)));
+  constexpr std::size_t L = V::size, width = kColumns<T>;
+  const std::size_t N = b.N;
+  T* const partial = static_cast<T*>(scratch((kRowBlock * (width + kSumBlock) + B::room) * sizeof(T)));
   T* const panel_room = partial + kRowBlock * width;
-  T* const rows_room = panel_room + kBlock * width;
-  split_blocks(team, M, (N + width - 1) / width,
+  T* const rows_room = panel_room + B::room;
+  split_blocks(team, M, column_panels<T>(N),
                [&](std::size_t row, std::size_t rows, std::size_t first, std::size_t last) {
     std::size_t k = 0;
     do {  // once even where K is 0: C is written then too
@@ -320,8 +385,7 @@ void multiply(const Team& team, Sum kind, std::size_t M, std::size_t N, std::siz
         };
         std::fill_n(partial, rows * width, T(0));
         if (chained) each_vector([&](T* sum, T* out, std::size_t n) { store(sum, load_some<T>(out, n)); });
-        accumulate<4, Columns>(rows, 1, partial, rows_of_a, ks,
-                               ColumnPanel<T>{b + k * ldb + column, ldb, columns, panel_room});
+        accumulate<4, Columns>(rows, 1, partial, rows_of_a, ks, b.panel(column / width, k, panel_room), rows);
         each_vector([&](T* sum, T* out, std::size_t n) {
           store_some(out, add && !chained ? load_some<T>(out, n) + load<T>(sum) : load<T>(sum), n);
         });

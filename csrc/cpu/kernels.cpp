@@ -3,6 +3,7 @@
 #include "core/table.h"
 #include "cpu/loops.h"
 #include "cpu/rnn.h"
+#include "cpu/sequence.h"
 #include "cpu/simd.h"
 #include "optim/rules.h"
 #include "rnn/cells.h"
@@ -27,7 +28,16 @@ constexpr auto cells = Cells::table([]<template <class> class Cell>() {
                    .packed_bytes = {packed_bytes<Cell<float>>, packed_bytes<Cell<double>>},
                    .pack = {pack<Cell<float>>, pack<Cell<double>>},
                    .forward = {forward<Cell<float>>, forward<Cell<double>>},
-                   .backward = {backward<Cell<float>>, backward<Cell<double>>}};
+                   .backward = {backward<Cell<float>>, backward<Cell<double>>},
+                   .two_products = Cell<float>::LateGates::count > 0,
+                   .columns_bytes = {columns_bytes<Cell<float>>, columns_bytes<Cell<double>>},
+                   .pack_columns = {pack_columns<Cell<float>>, pack_columns<Cell<double>>},
+                   .sweep = {sweep<Cell<float>>, sweep<Cell<double>>},
+                   .gather = {gather<float>, gather<double>},
+                   .scatter = {scatter<float>, scatter<double>},
+                   .replay = {replay<Cell<float>>, replay<Cell<double>>},
+                   .sweep_back = {sweep_back<Cell<float>>, sweep_back<Cell<double>>},
+                   .gradients = {gradients<Cell<float>>, gradients<Cell<double>>}};
 });
 
 template <auto f>
@@ -57,6 +67,7 @@ const Table kernel_table = {.isa = FUSEDSTEP_STRING(ISA),
                             .math = math,
                             .n_math = int(std::size(math)),
                             .square_sums = {square_sums<float>, square_sums<double>},
+                            .dropout = {dropout<float>, dropout<double>},
                             .fma_loop = {fma_loop<float>, fma_loop<double>}};
 
 }  // namespace fusedstep::ISA

@@ -36,6 +36,9 @@ T* as(void* p) {
   return static_cast<T*>(p);
 }
 
+// Threads for `work` fused multiply-adds: below a few microseconds each, waking them costs more than they give.
+inline int threads_for(double work) { return int(std::clamp(work / (1 << 17), 1.0, double(num_threads()))); }
+
 // start[accumulator] += the bias of each gate, for the hidden units from `unit` on.
 template <class Gates, class T>
 void add_bias(const T* bias, std::size_t H, std::size_t unit, T* start) {
@@ -69,14 +72,17 @@ template <class Cell>
 void pack(const CellWeights& w, std::size_t I, std::size_t H, void* packed) {
   using T = typename Cell::Scalar;
   const Layout<Cell> layout{I, H};
-  for (std::size_t panel = 0; panel < layout.panels(); ++panel) {
-    const std::size_t unit = panel * Layout<Cell>::N;
-    T* const to = as<T>(packed) + panel * layout.size();
-    pack_start<Cell>(w, H, unit, to);
-    pack_transposed<typename Cell::InputGates>(as<T>(w.weight_ih), H, I, unit, I, to + Layout<Cell>::kStart);
-    pack_transposed<typename Cell::StateGates>(as<T>(w.weight_hh), H, H, unit, H, to + layout.state());
-    pack_transposed<typename Cell::LateGates>(as<T>(w.weight_hh), H, H, unit, H, to + layout.late());
-  }
+  parallel(threads_for(4 * double(layout.panels() * layout.size())), [&](const Team& team) {
+    const Share own(layout.panels(), 1, team.thread, team.threads);
+    for (std::size_t panel = own.begin; panel < own.end; ++panel) {
+      const std::size_t unit = panel * Layout<Cell>::N;
+      T* const to = as<T>(packed) + panel * layout.size();
+      pack_start<Cell>(w, H, unit, to);
+      pack_transposed<typename Cell::InputGates>(as<T>(w.weight_ih), H, I, unit, I, to + Layout<Cell>::kStart);
+      pack_transposed<typename Cell::StateGates>(as<T>(w.weight_hh), H, H, unit, H, to + layout.state());
+      pack_transposed<typename Cell::LateGates>(as<T>(w.weight_hh), H, H, unit, H, to + layout.late());
+    }
+  });
 }
 
 // The panels as a thread sees them: those of a frozen module, or packed on the way.
@@ -108,11 +114,13 @@ class Panels {
   void add(std::size_t rows, T* partial, const T* a, const void* matrix, std::size_t K, std::size_t offset) const {
     constexpr int A = Cell::accumulators;
     if (w_.packed)
-      accumulate<A, Gates>(rows, panels_, partial, a, K, PackedPanels<Gates, T>{packed() + offset, layout_.size()});
+      accumulate<A, Gates>(rows, panels_, partial, a, K, PackedPanels<Gates, T>{packed() + offset, layout_.size()},
+                           rows);
     else
       accumulate<A, Gates>(rows, panels_, partial, a, K,
                            PackingPanels<Gates, T>{as<T>(matrix), layout_.H, K, first_ * Layout<Cell>::N, panels_,
-                                                   room_ + kTilePanels<4> * Layout<Cell>::kStart});
+                                                   room_ + kTilePanels<4> * Layout<Cell>::kStart},
+                           rows);
   }
 
  private:
@@ -123,9 +131,6 @@ class Panels {
   const std::size_t first_, panels_;
   T* const room_;
 };
-
-// Threads for `work` fused multiply-adds: below a few microseconds each, waking them costs more than they give.
-inline int threads_for(double work) { return int(std::clamp(work / (1 << 17), 1.0, double(num_threads()))); }
 
 template <class Cell>
 void forward(const CellForward& call) {
@@ -291,8 +296,8 @@ void backward(const CellBackward& call) {
     T* const reset_h = rest;
     if constexpr (has_late) {
       T* const dreset_h = rest + B * H;
-      multiply(team, Sum::Chain, B, H, (G - state_gates) * H, dgates + state_gates * H, GH, 1,
-               weight_hh + state_gates * H * H, H, dreset_h, H);
+      multiply(team, Sum::Chain, B, (G - state_gates) * H, dgates + state_gates * H, GH, 1,
+               RowMajor<T>{weight_hh + state_gates * H * H, H, H}, dreset_h, H);
       team.barrier();
       each_vector([&](std::size_t row, std::size_t unit, std::size_t lanes) {
         const std::size_t at = row * H + unit;
@@ -307,13 +312,13 @@ void backward(const CellBackward& call) {
       team.barrier();
     }
 
-    multiply(team, Sum::Chain, B, I, GH, dgates, GH, 1, weight_ih, I, as<T>(call.dx), I);
-    multiply(team, Sum::Chain, B, H, state_gates * H, dgates_state, GH, 1, weight_hh, H, dh, H, true);
+    multiply(team, Sum::Chain, B, GH, dgates, GH, 1, RowMajor<T>{weight_ih, I, I}, as<T>(call.dx), I);
+    multiply(team, Sum::Chain, B, state_gates * H, dgates_state, GH, 1, RowMajor<T>{weight_hh, H, H}, dh, H, true);
 
     // Sums over the batch: M columns of gate gradients with N columns of what those gates' weights multiplied.
     const auto sum_over_batch = [&](const T* d, std::size_t ld_d, std::size_t M, const T* y, std::size_t ld_y,
                                     std::size_t columns, void* to, std::size_t offset = 0) {
-      multiply(team, Sum::Blocks, M, columns, B, d, 1, ld_d, y, ld_y, as<T>(to) + offset, columns);
+      multiply(team, Sum::Blocks, M, B, d, 1, ld_d, RowMajor<T>{y, ld_y, columns}, as<T>(to) + offset, columns);
     };
     sum_over_batch(dgates, GH, GH, as<T>(call.x), call.ld_x, I, call.dweight_ih);
     sum_over_batch(dgates_state, GH, state_gates * H, h, ld_h, H, call.dweight_hh);

@@ -162,6 +162,17 @@ FN Vec<float> fma_through_double(Vec<float> a, Vec<float> b, Vec<float> c) {
   return __builtin_convertvector(reinterpret_cast<Wide>(bits), Vec<float>::Raw);
 }
 
+// Not inlined: a product's unrolled loop would hold dozens of copies.
+template <class T>
+__attribute__((noinline)) Vec<T> fma_in_software(Vec<T> a, Vec<T> b, Vec<T> c) {
+#if !defined(__FMA__) && !defined(__aarch64__)
+  if constexpr (sizeof(T) == 4) return fma_through_double(a, b, c);
+#endif
+  Vec<T> r;
+  for (int i = 0; i < Vec<T>::size; ++i) r.raw[i] = std::fma(a.raw[i], b.raw[i], c.raw[i]);
+  return r;
+}
+
 template <class T>
 FN Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
 #if defined(__AVX512F__)
@@ -173,12 +184,8 @@ FN Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
 #elif defined(__aarch64__)
   if constexpr (sizeof(T) == 4) return vfmaq_f32(c.raw, a.raw, b.raw);
   if constexpr (sizeof(T) == 8) return vfmaq_f64(c.raw, a.raw, b.raw);
-#else
-  if constexpr (sizeof(T) == 4) return fma_through_double(a, b, c);
 #endif
-  Vec<T> r;
-  for (int i = 0; i < Vec<T>::size; ++i) r.raw[i] = std::fma(a.raw[i], b.raw[i], c.raw[i]);
-  return r;
+  return fma_in_software(a, b, c);
 }
 
 // Nearest integer, ties to even, for |a| < 2^(mantissa bits - 1): adding 1.5·2^p leaves no fraction bits.

@@ -136,6 +136,7 @@ struct Pool {
 // Replaced, not repaired, in a forked child: the old one's threads do not exist there and its lock may be held.
 Pool* pool = new Pool;
 std::atomic<int> chosen_threads{0};
+thread_local int thread_limit = kMaxThreads;
 
 void forget_pool() { pool = new Pool; }
 [[maybe_unused]] const int at_fork = pthread_atfork(nullptr, nullptr, forget_pool);
@@ -197,8 +198,11 @@ int default_num_threads() {
 int num_threads() {
   int threads = chosen_threads.load(std::memory_order_relaxed);
   if (threads == 0) chosen_threads.store(threads = default_num_threads(), std::memory_order_relaxed);
-  return threads;
+  return std::min(threads, thread_limit);
 }
+
+ThreadLimit::ThreadLimit(int threads) : before_(thread_limit) { thread_limit = threads; }
+ThreadLimit::~ThreadLimit() { thread_limit = before_; }
 
 void set_num_threads(int threads) { chosen_threads.store(threads, std::memory_order_relaxed); }
 

@@ -16,6 +16,17 @@ inline constexpr int kMaxThreads = 1024;
 
 int num_threads();
 void set_num_threads(int threads);
+
+// While it lives, regions that this thread starts run on at most so many threads.
+class ThreadLimit {
+ public:
+  explicit ThreadLimit(int threads);
+  ~ThreadLimit();
+  ThreadLimit(const ThreadLimit&) = delete;
+
+ private:
+  const int before_;
+};
 // What affinity and cgroup limits leave this process, or FUSEDSTEP_NUM_THREADS (0 where that is no count: an import
 // error).
 int default_num_threads();

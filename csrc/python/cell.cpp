@@ -10,6 +10,7 @@
 #include "python/arrays.h"
 #include "python/bind.h"
 #include "python/fastcall.h"
+#include "python/weights.h"
 
 namespace fusedstep::python {
 namespace {
@@ -18,65 +19,6 @@ constexpr double kReleaseGil = 1 << 17;  // fused multiply-adds: about 5 µs
 constexpr int kMaxStates = 2;
 constexpr const char* kStateNames[kMaxStates] = {"h", "c"};
 constexpr const char* kOutNames[kMaxStates] = {"out[0]", "out[1]"};
-constexpr const char* kWeightNames[] = {"weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_ch"};
-constexpr int kWeights = 5;
-
-const CellEntry& find_cell(const std::string& kind) {
-  for (int i = 0; i < table().n_cells; ++i)
-    if (table().cells[i].name == kind) return table().cells[i];
-  throw py::key_error("no cell is called " + kind);
-}
-
-// A cell's weight arrays, checked; absent ones are null.
-struct Weights {
-  const CellEntry* cell;
-  std::array<py::object, kWeights> objects;
-  Keep keep;
-  std::array<std::optional<Array>, kWeights> arrays;
-  std::size_t I, H;
-  Dtype dtype;
-
-  Weights(const std::string& kind, const py::dict& weights) : cell(&find_cell(kind)) {
-    for (const auto& item : weights)
-      if (std::none_of(kWeightNames, kWeightNames + kWeights,
-                       [&](const char* name) { return py::str(item.first).equal(py::str(name)); }))
-        throw py::value_error("weights: no weight is called " + py::repr(item.first).cast<std::string>());
-    for (int i = 0; i < kWeights; ++i) {
-      objects[i] = weights.attr("get")(kWeightNames[i], py::none());
-      if (!objects[i].is_none()) arrays[i] = array(objects[i].ptr(), {kWeightNames[i]}, keep);
-    }
-    for (int i = 0; i < 2; ++i)
-      if (!arrays[i]) throw py::type_error(std::string(kWeightNames[i]) + ": expected an array, got None");
-    if (bool(arrays[4]) != (cell->peepholes > 0))
-      value_error({"weight_ch"}, arrays[4] ? kind + " has no peepholes" : "expected an array, got None");
-
-    const Array& ih = *arrays[0];
-    const Array& hh = *arrays[1];
-    if (hh.nd != 2 || hh.shape[1] < 1 || hh.shape[0] != cell->gates * hh.shape[1])
-      value_error({"weight_hh"}, "expected shape (" + std::to_string(cell->gates) + "*hidden_size, hidden_size), got " +
-                                     shape_text(hh.nd, hh.shape));
-    const Py_ssize_t hidden = hh.shape[1], rows = hh.shape[0];
-    if (ih.nd != 2)
-      value_error({"weight_ih"},
-                  "expected shape (" + std::to_string(rows) + ", input_size), got " + shape_text(ih.nd, ih.shape));
-    I = std::size_t(ih.shape[1]);
-    H = std::size_t(hidden);
-    dtype = ih.dtype;
-    check_shape(ih, {"weight_ih"}, {rows, ih.shape[1]});
-    for (int i = 2; i < 4; ++i)
-      if (arrays[i]) check_shape(*arrays[i], {kWeightNames[i]}, {rows});
-    if (arrays[4]) check_shape(*arrays[4], {"weight_ch"}, {cell->peepholes, hidden});
-    for (int i = 0; i < kWeights; ++i) {
-      if (!arrays[i]) continue;
-      check_dtype(*arrays[i], {kWeightNames[i]}, dtype);
-      check_contiguous(*arrays[i], {kWeightNames[i]});
-    }
-  }
-
-  const void* data(int i) const { return arrays[i] ? arrays[i]->data : nullptr; }
-  CellWeights pointers(const void* packed) const { return {data(0), data(1), data(2), data(3), data(4), packed}; }
-};
-
 // B rows of n elements, or one row given as a vector; rows may lie apart.
 struct Rows {
   Array fields;
@@ -282,17 +224,13 @@ class Cell {
 
   bool frozen() const { return packed_ != nullptr; }
   void freeze() {
-    const CellEntry& cell = *weights_.cell;
-    const int dtype = int(weights_.dtype);
-    const std::size_t bytes = cell.packed_bytes[dtype](weights_.I, weights_.H);
-    py::array packed = zeros({Py_ssize_t(bytes / size_of(weights_.dtype))}, weights_.dtype);
-    cell.pack[dtype](weights_.pointers(nullptr), weights_.I, weights_.H, packed.mutable_data());
-    set_writeable(false);
+    py::array packed = weights_.packed();
+    weights_.set_writeable(false);
     packed_ = packed.mutable_data();
     packed_array_ = std::move(packed);
   }
   void unfreeze() {
-    set_writeable(true);
+    weights_.set_writeable(true);
     packed_ = nullptr;
     packed_array_ = py::none();
   }
@@ -304,16 +242,6 @@ class Cell {
   }
 
  private:
-  // Sets the flag itself: the arrays are the cell's own, and NumPy would refuse where they came out of a pickle.
-  void set_writeable(bool writeable) {
-    constexpr int flag = py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
-    for (const auto& array : weights_.arrays) {
-      if (!array) continue;
-      int& flags = py::detail::array_proxy(array->object)->flags;
-      flags = writeable ? flags | flag : flags & ~flag;
-    }
-  }
-
   const Weights weights_;
   py::object packed_array_;
   void* packed_ = nullptr;

@@ -93,4 +93,5 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
   module.def("fma_peak", &fma_peak);
   bind_plan(module);
   bind_cell(module);
+  bind_layer(module);
 }

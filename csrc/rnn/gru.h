@@ -44,6 +44,7 @@ struct GRU : GRUBase<T> {
   using StateGates = Gates<0, 0, 1, 3>;
   using LateGates = NoGates;
   static constexpr bool separate_state_gradients = true;  // n's differs: it passes r
+  static constexpr int state_slot[] = {0, 1, 3};
 
   template <class V>
   FN static void forward(V* a, V* s, const V*) {
@@ -72,6 +73,7 @@ struct GRUResetBefore : GRUBase<T> {
   using StateGates = Gates<0, 0, 1>;
   using LateGates = Gates<2, 2>;
   static constexpr bool separate_state_gradients = false;
+  static constexpr int state_slot[] = {0, 1, 2};
 
   // The first stage's end: r and z; gives r·h, which the second product multiplies.
   template <class V>

@@ -23,6 +23,7 @@ struct LSTMCell {
   using StateGates = Gates<0, 0, 1, 2, 3>;
   using LateGates = NoGates;
   static constexpr bool separate_state_gradients = false;
+  static constexpr int state_slot[] = {0, 1, 2, 3};  // where, among the saved values, a gate's gradient by W_hh goes
 
   // In: a = preactivations, s = {h, c}. Out: a = what backward needs, s = {h′, c′}.
   template <class V>

@@ -49,6 +49,47 @@ class Cell:
     # forward(x, state, out, tape)
     def stepper(self) -> Callable[[Any, Any, Any, bool], Any]: ...
 
+# A layer's forward run, for its backward one.
+@final
+class Run:
+    nbytes: int
+    spent: bool
+    whole: bool  # every row has full length
+    def backward(
+        self,
+        dy: Array | None,
+        dstate: Sequence[Array],
+        dx: Array | None,
+        gradients: Sequence[Mapping[str, Array]],
+        add: bool,
+    ) -> None: ...
+
+@final
+class Layer:
+    def __init__(self, kind: str, weights: Sequence[Mapping[str, Array]]) -> None: ...
+    frozen: bool
+    def freeze(self) -> None: ...
+    def unfreeze(self) -> None: ...
+    # tape: 0 none, 1 lean, 2 full
+    def forward(
+        self,
+        x: Array,
+        y: Array,
+        state: Sequence[Array],
+        out: Sequence[Array],
+        lengths: Array | None,
+        reset: Array | None,
+        tape: int,
+    ) -> Run | None: ...  # None without a tape
+
+@final
+class Stream:
+    def __init__(self, kind: str, layers: Sequence[Mapping[str, Array]], batch: int, threads: int) -> None: ...
+    state: list[Array]
+    # step(x, out)
+    def stepper(self) -> Callable[[Any, Any], Any]: ...
+
+def dropout(x: Array, y: Array, p: float, seed: int, layer: int) -> None: ...
 def cell_forward(kind: str, weights: Mapping[str, Array | None], x: Any, state: Any, out: Any, tape: bool) -> Any: ...
 def cell_backward(
     kind: str,

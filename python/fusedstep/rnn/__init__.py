@@ -1,4 +1,4 @@
-"""Fused recurrent cells over NumPy arrays: one step, forward and backward."""
+"""Recurrent cells and layers over NumPy arrays: one step or a whole sequence, forward and backward, and streams."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +19,7 @@ from fusedstep.rnn.lstm import (
     lstm_cell_backward_reference,
     lstm_cell_reference,
 )
+from fusedstep.rnn.sequence import GRU, LSTM, Module, SequenceTape, Stream
 
 
 class CellRow(NamedTuple):
@@ -53,11 +54,16 @@ CELLS: dict[str, CellRow] = {
 
 __all__ = [
     "CELLS",
+    "GRU",
+    "LSTM",
     "Cell",
     "CellRow",
     "GRUCell",
     "Gradients",
     "LSTMCell",
+    "Module",
+    "SequenceTape",
+    "Stream",
     "Tape",
     "gru_cell",
     "gru_cell_backward",

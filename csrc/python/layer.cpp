@@ -1,0 +1,520 @@
+// A layer over whole sequences, and streams: arrays in, sweeps out. The arrays' shapes are the package's own doing;
+// what is checked here keeps a mistake there from becoming a wrong address.
+#include <algorithm>
+#include <memory>
+#include <numeric>
+
+#include "core/table.h"
+#include "cpu/threads.h"
+#include "python/arrays.h"
+#include "python/bind.h"
+#include "python/fastcall.h"
+#include "python/weights.h"
+
+namespace fusedstep::python {
+namespace {
+
+constexpr int kMaxStates = 2;
+enum class Tape { none, lean, full };
+
+// Runs f(first, last) over [begin, end) without the GIL, in parts of about `flops`, and lets Python handle signals in
+// between: Ctrl-C ends a long call. Parts begin at multiples of `grain`.
+constexpr double kStepFlops = 2e9, kProductFlops = 2e10;  // tenths of a second, also where a step waits for memory
+template <class F>
+void interruptible(double flops, std::size_t begin, std::size_t end, std::size_t grain, double flops_each,
+                   bool backwards, F f) {
+  const std::size_t grains = std::max<std::size_t>(1, std::size_t(flops / std::max(flops_each * double(grain), 1.0)));
+  const std::size_t part = grain * std::min(grains, (end - begin) / grain + 1);
+  const std::size_t parts = (end - begin + part - 1) / part;
+  for (std::size_t i = 0; i < parts; ++i) {
+    const std::size_t first = begin + (backwards ? parts - 1 - i : i) * part;
+    {
+      const py::gil_scoped_release release;
+      f(first, std::min(end, first + part));
+    }
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+  }
+}
+
+// Memory for one call, kept for this thread's next one where it is not large: fresh pages cost as much as packing
+// weights into them.
+class Room {
+ public:
+  enum Use { packed_weights, rows, uses };
+
+  Room(std::size_t bytes, Use use) : use_(use) {
+    std::swap(block_, spare());
+    if (block_.capacity >= bytes) return;
+    std::free(block_.data);
+    block_ = {std::aligned_alloc(64, (bytes + 63) / 64 * 64), bytes};
+    if (!block_.data) throw std::bad_alloc();
+  }
+  ~Room() {
+    constexpr std::size_t large = std::size_t(64) << 20;
+    if (block_.capacity <= large && block_.capacity > spare().capacity) std::swap(block_, spare());
+    std::free(block_.data);
+  }
+  Room(const Room&) = delete;
+  char* data() const { return static_cast<char*>(block_.data); }
+
+ private:
+  struct Block {
+    void* data = nullptr;
+    std::size_t capacity = 0;
+  };
+  Block& spare() const {
+    struct Spare : Block {
+      ~Spare() { std::free(data); }
+    };
+    thread_local Spare blocks[uses];
+    return blocks[use_];
+  }
+
+  const Use use_;
+  Block block_;
+};
+
+struct Layer;
+
+// Rows of (T, B, …) in the order in which sweeps take them.
+struct Shape {
+  std::size_t T = 0, B = 0;
+  std::vector<std::int64_t> order, lengths;
+  std::vector<std::size_t> start;
+  bool whole = true;  // every row has length T
+
+  Shape(std::size_t steps, std::size_t rows, const py::object& given) : T(steps), B(rows), order(B), start(T + 1) {
+    std::iota(order.begin(), order.end(), 0);
+    lengths.assign(B, std::int64_t(T));
+    if (!given.is_none()) {
+      const auto array = py::cast<py::array_t<std::int64_t, py::array::c_style>>(given);
+      if (array.ndim() != 1 || std::size_t(array.shape(0)) != B)
+        throw py::value_error("lengths: expected one for each row");
+      const std::int64_t* const of = array.data();
+      for (std::size_t row = 0; row < B; ++row)
+        if (of[row] < 0 || of[row] > std::int64_t(T)) throw py::value_error("lengths: out of range");
+      whole = std::all_of(of, of + B, [&](std::int64_t n) { return n == std::int64_t(T); });
+      std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return of[a] > of[b]; });
+      for (std::size_t row = 0; row < B; ++row) lengths[row] = of[order[row]];
+    }
+    std::size_t active = B;
+    for (std::size_t step = 0; step < T; ++step) {
+      while (active > 0 && lengths[active - 1] <= std::int64_t(step)) --active;
+      start[step + 1] = start[step] + active;
+    }
+  }
+  std::size_t pairs() const { return start[T]; }
+  std::size_t steps() const { return B ? std::size_t(lengths[0]) : 0; }
+};
+
+// What a backward run needs of a forward one. It refers to the layer, the input, the output and the states before.
+struct Run {
+  std::shared_ptr<Layer> layer;
+  Shape shape;
+  py::object x, y, reset;
+  std::vector<py::object> state;                // (D, B, H) each
+  std::vector<py::array> saved, second_states;  // compact, of each direction; `saved` is empty where lean
+  bool spent = false;
+
+  std::size_t bytes() const {
+    std::size_t n = 0;
+    for (const auto* arrays : {&saved, &second_states})
+      for (const py::array& array : *arrays) n += std::size_t(array.nbytes());
+    return n;
+  }
+};
+
+// The directions of a layer.
+struct Layer : std::enable_shared_from_this<Layer> {
+  std::vector<std::unique_ptr<Weights>> directions;
+  std::vector<py::array> packed;  // of each direction while frozen
+  const CellEntry* cell;
+  Dtype dtype;
+  std::size_t I, H;
+
+  Layer(const std::string& kind, const std::vector<py::dict>& weights) {
+    for (const py::dict& direction : weights) directions.push_back(std::make_unique<Weights>(kind, direction));
+    if (directions.empty() || directions.size() > 2) throw py::value_error("expected the weights of 1 or 2 directions");
+    const Weights& first = *directions[0];
+    for (const auto& w : directions)
+      if (w->I != first.I || w->H != first.H || w->dtype != first.dtype || bool(w->data(2)) != bool(first.data(2)))
+        throw py::value_error("expected directions of one shape and dtype");
+    cell = first.cell;
+    dtype = first.dtype;
+    I = first.I;
+    H = first.H;
+  }
+
+  std::size_t D() const { return directions.size(); }
+  double step_flops(std::size_t B) const { return 2.0 * double(D() * B * std::size_t(cell->gates) * H * (I + H)); }
+
+  void freeze() {
+    std::vector<py::array> all;
+    for (const auto& w : directions) all.push_back(w->packed());
+    for (const auto& w : directions) w->set_writeable(false);
+    packed = std::move(all);
+  }
+  void unfreeze() {
+    for (const auto& w : directions) w->set_writeable(true);
+    packed.clear();
+  }
+
+  Array checked(const py::object& object, const char* name, std::initializer_list<std::size_t> shape,
+                Keep& keep) const {
+    const Array a = array(object.ptr(), {name}, keep);
+    check_dtype(a, {name}, dtype);
+    bool same = a.nd == int(shape.size());
+    for (int i = 0; same && i < a.nd; ++i) same = a.shape[i] == Py_ssize_t(shape.begin()[i]);
+    if (!same) throw py::value_error(std::string(name) + ": got shape " + shape_text(a.nd, a.shape));
+    return a;
+  }
+  // Steps and rows of (T, B, n) may lie anywhere, the elements of a row side by side.
+  Strided strided(const py::object& object, const char* name, std::size_t T, std::size_t B, std::size_t n,
+                  Keep& keep) const {
+    const Array a = checked(object, name, {T, B, n}, keep);
+    const auto element = std::ptrdiff_t(size_of(dtype));
+    if (a.size() && ((n > 1 && a.strides[2] != element) || a.strides[0] % element || a.strides[1] % element))
+      throw py::value_error(std::string(name) + ": expected the elements of a row side by side");
+    return {a.data, a.strides[0] / element, a.strides[1] / element};
+  }
+  Array contiguous(const py::object& object, const char* name, std::initializer_list<std::size_t> shape,
+                   Keep& keep) const {
+    const Array a = checked(object, name, shape, keep);
+    check_contiguous(a, {name});
+    return a;
+  }
+
+  // Sweeps of the directions over x and y, from `state`.
+  std::vector<Sweep> sweeps(const Shape& shape, const py::object& x, const py::object& y, const py::object& reset,
+                            const std::vector<py::object>& state, Keep& keep) const {
+    const std::size_t rows = shape.B * H * size_of(dtype);
+    if (state.size() != std::size_t(cell->states)) throw py::value_error("state: expected an array for each");
+    const Strided from = strided(x, "x", shape.T, shape.B, I, keep);
+    const Strided to = strided(y, "y", shape.T, shape.B, D() * H, keep);
+    std::vector<Sweep> all(D());
+    for (std::size_t d = 0; d < D(); ++d) {
+      Sweep& sweep = all[d];
+      sweep = {};
+      sweep.T = shape.T;
+      sweep.B = shape.B;
+      sweep.I = I;
+      sweep.H = H;
+      sweep.order = shape.order.data();
+      sweep.lengths = shape.lengths.data();
+      sweep.start = shape.start.data();
+      if (!reset.is_none()) {
+        const auto mask = py::cast<py::array>(reset);
+        if (mask.ndim() != 2 || std::size_t(mask.shape(0)) != shape.T || std::size_t(mask.shape(1)) != shape.B ||
+            !mask.dtype().is(py::dtype::of<bool>()))
+          throw py::value_error("reset: expected bool (steps, rows)");
+        sweep.reset = static_cast<const bool*>(mask.data());
+        sweep.ld_reset[0] = mask.strides(0);
+        sweep.ld_reset[1] = mask.strides(1);
+      }
+      sweep.reverse = d == 1;
+      sweep.weights = directions[d]->pointers(nullptr);
+      sweep.x = from;
+      sweep.y = {static_cast<char*>(to.data) + d * H * size_of(dtype), to.step, to.row};
+      for (std::size_t i = 0; i < state.size(); ++i)
+        sweep.state[i] = contiguous(state[i], "state", {D(), shape.B, H}, keep).data + d * rows;
+    }
+    return all;
+  }
+
+  // Each sweep's packed weights: the snapshot's, or packed now into `room`.
+  std::size_t packed_bytes() const { return (directions[0]->packed_bytes() + 63) / 64 * 64; }
+  void give_packed(std::vector<Sweep>& all, const std::vector<py::array>& snapshot, char* room) const {
+    for (std::size_t d = 0; d < D(); ++d) {
+      void* const to = room + d * packed_bytes();
+      if (snapshot.empty()) directions[d]->pack(to);
+      all[d].weights.packed = snapshot.empty() ? to : snapshot[d].data();
+    }
+  }
+
+  std::unique_ptr<Run> forward(const py::object& x, const py::object& y, const std::vector<py::object>& state,
+                               const std::vector<py::object>& out, const py::object& lengths, const py::object& reset,
+                               Tape tape) {
+    Keep keep;
+    const Array input = array(x.ptr(), {"x"}, keep);
+    if (input.nd != 3) throw py::value_error("x: got shape " + shape_text(input.nd, input.shape));
+    auto run = std::make_unique<Run>(Run{shared_from_this(),
+                                         Shape(std::size_t(input.shape[0]), std::size_t(input.shape[1]), lengths),
+                                         x,
+                                         y,
+                                         reset,
+                                         state,
+                                         {},
+                                         {}});
+    const Shape& shape = run->shape;
+    std::vector<Sweep> all = sweeps(shape, x, y, reset, state, keep);
+    if (out.size() != state.size()) throw py::value_error("out: expected an array for each state");
+    const auto R = Py_ssize_t(shape.pairs()), width = Py_ssize_t(H);
+    for (std::size_t d = 0; d < D(); ++d) {
+      for (std::size_t i = 0; i < out.size(); ++i) {
+        const Array to = contiguous(out[i], "out", {D(), shape.B, H}, keep);
+        check_writeable(to, {"out"});
+        all[d].out[i] = to.data + d * shape.B * H * size_of(dtype);
+      }
+      if (tape == Tape::full) {
+        run->saved.push_back(zeros({R, cell->saved * width}, dtype));
+        all[d].saved = run->saved.back().mutable_data();
+      }
+      if (tape != Tape::none && cell->states > 1) {
+        run->second_states.push_back(zeros({R, width}, dtype));
+        all[d].states = run->second_states.back().mutable_data();
+      }
+    }
+    if (shape.B == 0) return tape == Tape::none ? nullptr : std::move(run);
+    const auto snapshot = packed;  // another thread may unfreeze while this one computes
+    const Room room(snapshot.empty() ? D() * packed_bytes() : 0, Room::packed_weights);
+    {
+      const py::gil_scoped_release release;
+      give_packed(all, snapshot, room.data());
+    }
+    // At least one part, also of no steps: it passes the state on.
+    const std::size_t steps = shape.steps();
+    interruptible(kStepFlops, 0, std::max<std::size_t>(steps, 1), 1, step_flops(shape.B), false,
+                  [&](std::size_t first, std::size_t last) {
+      cell->sweep[int(dtype)](all.data(), int(D()), first, std::min(last, steps));
+      for (Sweep& sweep : all) std::copy(sweep.out, sweep.out + kMaxStates, sweep.state);
+    });
+    if (tape == Tape::none) run.reset();
+    return run;
+  }
+
+  // dstate: (D, B, H) arrays that hold the gradients of the states after, and then of those before. `gradients`: of
+  // each direction the arrays by name.
+  void backward(Run& run, const py::object& dy, const std::vector<py::object>& dstate, const py::object& dx,
+                const std::vector<py::dict>& gradients, bool add) const {
+    Keep keep;
+    const Shape& shape = run.shape;
+    const std::size_t R = shape.pairs(), T = shape.T, B = shape.B, element = size_of(dtype);
+    std::vector<Sweep> all = sweeps(shape, run.x, run.y, run.reset, run.state, keep);
+    const Strided dinput = dx.is_none() ? Strided{} : strided(dx, "dx", T, B, I, keep);
+    const Strided dout = dy.is_none() ? Strided{} : strided(dy, "dy", T, B, D() * H, keep);
+    if (dstate.size() != run.state.size() || gradients.size() != D()) throw py::value_error("dstate, gradients");
+
+    // Compact copies of what the sums over time read, but of x itself where it lies so.
+    const Sweep& first = all[0];
+    const bool in_order = shape.whole && (T <= 1 || first.x.step == std::ptrdiff_t(B) * first.x.row);
+    const bool dx_in_order = shape.whole && (T <= 1 || dinput.step == std::ptrdiff_t(B) * dinput.row) && dinput.row > 0;
+    const std::size_t each = R * (2 * I + (1 + cell->two_products) * H) * element;
+    const bool lean = run.saved.empty();
+    const Room room(D() * each, Room::rows);
+    const Room weights(D() * std::max(cell->columns_bytes[int(dtype)](H), lean ? packed_bytes() : 0),
+                       Room::packed_weights);
+    std::vector<py::array> replayed;
+    for (std::size_t d = 0; d < D(); ++d) {
+      Sweep& sweep = all[d];
+      char* at = room.data() + d * each;
+      const auto take = [&](std::size_t width) {
+        char* const taken = at;
+        at += R * width * element;
+        return static_cast<void*>(taken);
+      };
+      const bool direct = in_order && !sweep.reverse && first.x.row > 0;
+      sweep.compact_x = direct ? sweep.x.data : take(I);
+      sweep.ld_x = direct ? std::size_t(sweep.x.row) : I;
+      sweep.previous_h = take(H);
+      if (cell->two_products) sweep.reset_h = take(H);
+      if (dinput.data) {
+        const bool in_place = dx_in_order && !sweep.reverse;
+        sweep.dx = in_place ? dinput.data : take(I);
+        sweep.ld_dx = in_place ? std::size_t(dinput.row) : I;
+      }
+      if (lean) replayed.push_back(zeros({Py_ssize_t(R), Py_ssize_t(cell->saved * H)}, dtype));
+      sweep.saved = (lean ? replayed : run.saved)[d].mutable_data();
+      sweep.states = run.second_states.empty() ? nullptr : run.second_states[d].mutable_data();
+      if (dout.data) sweep.dy = {static_cast<char*>(dout.data) + d * H * element, dout.step, dout.row};
+      for (std::size_t i = 0; i < dstate.size(); ++i)
+        sweep.dstate[i] = contiguous(dstate[i], "dstate", {D(), B, H}, keep).data + d * B * H * element;
+      const auto gradient = [&](int i, std::initializer_list<std::size_t> shape_of) -> void* {
+        if (!directions[d]->arrays[i]) return nullptr;
+        const Array to = contiguous(gradients[d][kWeightNames[i]], kWeightNames[i], shape_of, keep);
+        check_writeable(to, {kWeightNames[i]});
+        return to.data;
+      };
+      const std::size_t GH = std::size_t(cell->gates) * H;
+      sweep.dweight_ih = gradient(0, {GH, I});
+      sweep.dweight_hh = gradient(1, {GH, H});
+      sweep.dbias_ih = gradient(2, {GH});
+      sweep.dbias_hh = gradient(3, {GH});
+      sweep.dweight_ch = gradient(4, {std::size_t(cell->peepholes), H});
+      sweep.columns = weights.data() + d * cell->columns_bytes[int(dtype)](H);
+    }
+    run.spent = true;  // from here on the gates are overwritten
+
+    const int n = int(D()), type = int(dtype);
+    {
+      const py::gil_scoped_release release;
+      for (const Sweep& sweep : all) cell->gather[type](sweep);
+      if (lean) give_packed(all, {}, weights.data());
+    }
+    if (lean)
+      for (Sweep& sweep : all)
+        interruptible(kProductFlops, 0, R, 1, step_flops(1) / double(D()), false,
+                      [&](std::size_t begin, std::size_t end) { cell->replay[type](sweep, begin, end); });
+    {
+      const py::gil_scoped_release release;
+      for (const Sweep& sweep : all) cell->pack_columns[type](sweep.weights, H, const_cast<void*>(sweep.columns));
+    }
+    if (B)
+      interruptible(kStepFlops, 0, shape.steps(), 1, step_flops(B), true,
+                    [&](std::size_t begin, std::size_t end) { cell->sweep_back[type](all.data(), n, begin, end); });
+    for (std::size_t d = 0; d < D(); ++d) {
+      bool more = add;
+      interruptible(kProductFlops, 0, std::max<std::size_t>(R, 1), kSumBlock, 2 * step_flops(1) / double(D()), false,
+                    [&](std::size_t begin, std::size_t end) {
+        cell->gradients[type](all[d], begin, std::min(end, R), more);
+        more = true;
+      });
+      if (dinput.data && all[d].dx != dinput.data) {
+        const py::gil_scoped_release release;
+        cell->scatter[type](all[d], all[d].dx, dinput, d > 0);
+      }
+    }
+    run.saved.clear();
+    run.second_states.clear();
+  }
+};
+
+// x (T, B, n) with a dropout mask applied, into an array of the same shape.
+void dropout(const py::array& x, py::array& y, double p, std::uint64_t seed, std::uint32_t layer) {
+  Keep keep;
+  const Array from = array(x.ptr(), {"x"}, keep), to = array(y.ptr(), {"y"}, keep);
+  if (from.nd != 3) throw py::value_error("x: expected three dimensions");
+  check_same_shape(to, {"y"}, from);
+  check_dtype(to, {"y"}, from.dtype);
+  const Py_ssize_t element = Py_ssize_t(size_of(from.dtype));
+  if (from.shape[2] > 1 && (from.strides[2] != element || to.strides[2] != element))
+    throw py::value_error("x, y: expected the elements of a row side by side");
+  const auto steps = std::size_t(from.shape[0]), rows = std::size_t(from.shape[1]), n = std::size_t(from.shape[2]);
+  const py::gil_scoped_release release;
+  const double threads = std::clamp(double(from.size()) / (1 << 16), 1.0, double(num_threads()));
+  parallel(int(threads), [&](const Team& team) {
+    const Share own(steps * rows, 1, team.thread, team.threads);
+    for (std::size_t i = own.begin; i < own.end; ++i) {
+      const auto step = Py_ssize_t(i / rows), row = Py_ssize_t(i % rows);
+      table().dropout[int(from.dtype)](from.data + step * from.strides[0] + row * from.strides[1],
+                                       to.data + step * to.strides[0] + row * to.strides[1], n, p,
+                                       {seed, layer, std::uint32_t(step), std::uint32_t(row)});
+    }
+  });
+}
+
+// Layers over one step at a time, with packed weights and a state of its own.
+class Stream {
+ public:
+  Stream(const std::string& kind, const std::vector<py::dict>& layers, std::size_t batch, int threads)
+      : batch_(batch), threads_(threads) {
+    for (const py::dict& weights : layers) {
+      layers_.push_back(std::make_unique<Weights>(kind, weights));
+      const Weights& w = *layers_.back();
+      packed_.push_back(w.packed());
+      if (layers_.size() > 1 && (w.I != layers_[0]->H || w.H != layers_[0]->H || w.dtype != layers_[0]->dtype))
+        throw py::value_error("expected layers that follow each other");
+    }
+    const Weights& w = *layers_.at(0);
+    for (int i = 0; i < w.cell->states; ++i)
+      state_.push_back(zeros({Py_ssize_t(layers_.size()), Py_ssize_t(batch), Py_ssize_t(w.H)}, w.dtype));
+  }
+
+  py::list state() const { return py::cast(state_); }
+
+  // (x, out)
+  py::object step(PyObject* const* args) {
+    const Weights& w = *layers_[0];
+    Keep keep;
+    const Array x = array(args[0], {"x"}, keep);
+    const bool vector = x.nd == 1 && batch_ == 1;
+    check_dtype(x, {"x"}, w.dtype);
+    if (vector)
+      check_shape(x, {"x"}, {Py_ssize_t(w.I)});
+    else
+      check_shape(x, {"x"}, {Py_ssize_t(batch_), Py_ssize_t(w.I)});
+    check_contiguous(x, {"x"});
+    const std::size_t bytes = batch_ * w.H * size_of(w.dtype), last = (layers_.size() - 1) * bytes;
+    py::object result = py::reinterpret_borrow<py::object>(args[1]);
+    char* to;
+    if (result.is_none()) {
+      std::vector<Py_ssize_t> shape{Py_ssize_t(batch_), Py_ssize_t(w.H)};
+      if (vector) shape.erase(shape.begin());
+      py::array made(numpy_dtype(w.dtype), shape);
+      to = static_cast<char*>(made.mutable_data());
+      result = std::move(made);
+    } else {
+      const Array out = array(args[1], {"out"}, keep);
+      check_dtype(out, {"out"}, w.dtype);
+      if (vector)
+        check_shape(out, {"out"}, {Py_ssize_t(w.H)});
+      else
+        check_shape(out, {"out"}, {Py_ssize_t(batch_), Py_ssize_t(w.H)});
+      check_contiguous(out, {"out"});
+      check_writeable(out, {"out"});
+      check_no_overlap(out, {"out"}, x, {"x"});
+      to = out.data;
+    }
+    CellForward call{};
+    call.B = batch_;
+    call.x = x.data;
+    {
+      const ThreadLimit limit(threads_);
+      const MaybeReleaseGil release(work() > kReleaseGil);
+      for (std::size_t i = 0; i < layers_.size(); ++i) {
+        const Weights& layer = *layers_[i];
+        call.I = call.ld_x = layer.I;
+        call.H = layer.H;
+        call.weights = layer.pointers(packed_[i].data());
+        for (std::size_t j = 0; j < state_.size(); ++j) {
+          call.out[j] = static_cast<char*>(state_[j].mutable_data()) + i * bytes;
+          call.state[j] = call.out[j];
+          call.ld_state[j] = layer.H;
+        }
+        layer.cell->forward[int(layer.dtype)](call);
+        call.x = call.out[0];
+      }
+      std::copy_n(static_cast<const char*>(state_[0].data()) + last, bytes, to);
+    }
+    return result;
+  }
+
+ private:
+  double work() const {
+    double sum = 0;
+    for (const auto& w : layers_) sum += double(batch_) * double(w->H) * double(w->I + w->H) * w->cell->gates;
+    return sum;
+  }
+
+  static constexpr double kReleaseGil = 1 << 17;  // fused multiply-adds: about 5 µs
+  const std::size_t batch_;
+  const int threads_;
+  std::vector<std::unique_ptr<Weights>> layers_;
+  std::vector<py::array> packed_, state_;
+};
+
+}  // namespace
+
+void bind_layer(py::module_& module) {
+  py::class_<Run>(module, "Run", py::is_final())
+      .def_property_readonly("nbytes", &Run::bytes)
+      .def_readonly("spent", &Run::spent)
+      .def_property_readonly("whole", [](const Run& run) { return run.shape.whole; })
+      .def("backward", [](Run& run, const py::object& dy, const std::vector<py::object>& dstate, const py::object& dx,
+                          const std::vector<py::dict>& gradients,
+                          bool add) { run.layer->backward(run, dy, dstate, dx, gradients, add); });
+  py::class_<Layer, std::shared_ptr<Layer>>(module, "Layer", py::is_final())
+      .def(py::init<const std::string&, const std::vector<py::dict>&>())
+      .def_property_readonly("frozen", [](const Layer& layer) { return !layer.packed.empty(); })
+      .def("freeze", &Layer::freeze)
+      .def("unfreeze", &Layer::unfreeze)
+      .def("forward", [](Layer& layer, const py::object& x, const py::object& y, const std::vector<py::object>& state,
+                         const std::vector<py::object>& out, const py::object& lengths, const py::object& reset,
+                         int tape) { return layer.forward(x, y, state, out, lengths, reset, Tape(tape)); });
+  module.def("dropout", &dropout);
+  py::class_<Stream>(module, "Stream", py::is_final())
+      .def(py::init<const std::string&, const std::vector<py::dict>&, std::size_t, int>())
+      .def_property_readonly("state", &Stream::state)
+      .def("stepper", [](const py::object& self) { return fast_method<Stream, 2, &Stream::step>(self); });
+}
+
+}  // namespace fusedstep::python

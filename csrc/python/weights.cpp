@@ -1,0 +1,65 @@
+#include "python/weights.h"
+
+#include <algorithm>
+
+namespace fusedstep::python {
+
+const CellEntry& find_cell(const std::string& kind) {
+  for (int i = 0; i < table().n_cells; ++i)
+    if (table().cells[i].name == kind) return table().cells[i];
+  throw py::key_error("no cell is called " + kind);
+}
+
+Weights::Weights(const std::string& kind, const py::dict& weights) : cell(&find_cell(kind)) {
+  for (const auto& item : weights)
+    if (std::none_of(kWeightNames, kWeightNames + kWeights,
+                     [&](const char* name) { return py::str(item.first).equal(py::str(name)); }))
+      throw py::value_error("weights: no weight is called " + py::repr(item.first).cast<std::string>());
+  for (int i = 0; i < kWeights; ++i) {
+    objects[i] = weights.attr("get")(kWeightNames[i], py::none());
+    if (!objects[i].is_none()) arrays[i] = array(objects[i].ptr(), {kWeightNames[i]}, keep);
+  }
+  for (int i = 0; i < 2; ++i)
+    if (!arrays[i]) throw py::type_error(std::string(kWeightNames[i]) + ": expected an array, got None");
+  if (bool(arrays[4]) != (cell->peepholes > 0))
+    value_error({"weight_ch"}, arrays[4] ? kind + " has no peepholes" : "expected an array, got None");
+
+  const Array& ih = *arrays[0];
+  const Array& hh = *arrays[1];
+  if (hh.nd != 2 || hh.shape[1] < 1 || hh.shape[0] != cell->gates * hh.shape[1])
+    value_error({"weight_hh"}, "expected shape (" + std::to_string(cell->gates) + "*hidden_size, hidden_size), got " +
+                                   shape_text(hh.nd, hh.shape));
+  const Py_ssize_t hidden = hh.shape[1], rows = hh.shape[0];
+  if (ih.nd != 2)
+    value_error({"weight_ih"},
+                "expected shape (" + std::to_string(rows) + ", input_size), got " + shape_text(ih.nd, ih.shape));
+  I = std::size_t(ih.shape[1]);
+  H = std::size_t(hidden);
+  dtype = ih.dtype;
+  check_shape(ih, {"weight_ih"}, {rows, ih.shape[1]});
+  for (int i = 2; i < 4; ++i)
+    if (arrays[i]) check_shape(*arrays[i], {kWeightNames[i]}, {rows});
+  if (arrays[4]) check_shape(*arrays[4], {"weight_ch"}, {cell->peepholes, hidden});
+  for (int i = 0; i < kWeights; ++i) {
+    if (!arrays[i]) continue;
+    check_dtype(*arrays[i], {kWeightNames[i]}, dtype);
+    check_contiguous(*arrays[i], {kWeightNames[i]});
+  }
+}
+
+py::array Weights::packed() const {
+  py::array to = zeros({Py_ssize_t(packed_bytes() / size_of(dtype))}, dtype);
+  pack(to.mutable_data());
+  return to;
+}
+
+void Weights::set_writeable(bool writeable) const {
+  constexpr int flag = py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+  for (const auto& array : arrays) {
+    if (!array) continue;
+    int& flags = py::detail::array_proxy(array->object)->flags;
+    flags = writeable ? flags | flag : flags & ~flag;
+  }
+}
+
+}  // namespace fusedstep::python

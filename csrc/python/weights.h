@@ -1,0 +1,38 @@
+// The weight arrays of a cell or of a layer's direction, checked once, and a packed snapshot of them.
+#pragma once
+
+#include <array>
+#include <optional>
+#include <string>
+
+#include "core/table.h"
+#include "python/arrays.h"
+
+namespace fusedstep::python {
+
+inline constexpr const char* kWeightNames[] = {"weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_ch"};
+inline constexpr int kWeights = 5;
+
+const CellEntry& find_cell(const std::string& kind);
+
+// A cell's weight arrays, checked; absent ones are null.
+struct Weights {
+  const CellEntry* cell;
+  std::array<py::object, kWeights> objects;
+  Keep keep;
+  std::array<std::optional<Array>, kWeights> arrays;
+  std::size_t I, H;
+  Dtype dtype;
+
+  Weights(const std::string& kind, const py::dict& weights);
+
+  const void* data(int i) const { return arrays[i] ? arrays[i]->data : nullptr; }
+  CellWeights pointers(const void* packed) const { return {data(0), data(1), data(2), data(3), data(4), packed}; }
+  std::size_t packed_bytes() const { return cell->packed_bytes[int(dtype)](I, H); }
+  void pack(void* to) const { cell->pack[int(dtype)](pointers(nullptr), I, H, to); }
+  py::array packed() const;
+  // Sets the flag itself: the arrays are the cell's own, and NumPy would refuse where they came out of a pickle.
+  void set_writeable(bool writeable) const;
+};
+
+}  // namespace fusedstep::python
