@@ -14,9 +14,9 @@ nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
 
 
-def install(session: nox.Session, extra: str, *cmake_options: str) -> None:
+def install(session: nox.Session, extra: str, **cmake_options: str) -> None:
     """Install the package with an extra, built in a folder of the session's own."""
-    options = [f"-Ccmake.define.{option}=ON" for option in cmake_options]
+    options = [f"-Ccmake.define.{name}={value}" for name, value in cmake_options.items()]
     session.install(f"-Cbuild-dir=build/nox/{session.name}", *options, f".[{extra}]")
 
 
@@ -35,7 +35,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(default=False)
 def isas(session: nox.Session) -> None:
     """Run the tests under each instruction set that this machine has, and under the tests' own `wide`."""
-    install(session, "test", "FUSEDSTEP_TEST_ISAS")
+    install(session, "test", FUSEDSTEP_ISAS="portable,avx2,avx512,wide,neon")
     built = session.run("python", "-c", "import fusedstep; print(*fusedstep.build_info()['isas'])", silent=True)
     for isa in str(built).split():
         env = {"FUSEDSTEP_ISA": isa}
@@ -49,7 +49,7 @@ def isas(session: nox.Session) -> None:
 @nox.session(default=False)
 def sanitize(session: nox.Session) -> None:
     """Run the tests under AddressSanitizer and UndefinedBehaviorSanitizer (g++ on Linux)."""
-    install(session, "test", "FUSEDSTEP_SANITIZE")
+    install(session, "test", FUSEDSTEP_SANITIZE="ON")
     # libstdc++ comes along: AddressSanitizer looks for its throw when the process starts.
     preload = ":".join(map(library, ("libasan.so", "libubsan.so", "libstdc++.so.6")))
     env = {

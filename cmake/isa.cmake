@@ -7,7 +7,12 @@ set(FUSEDSTEP_ISA_DEFINITIONS "")
 # Sanitized kernels take minutes to compile at -O3.
 set(kernel_optimization $<IF:$<BOOL:${FUSEDSTEP_SANITIZE}>,-O1,-O3>)
 
+string(REPLACE "," ";" wanted_isas "${FUSEDSTEP_ISAS}")
+
 function(fusedstep_add_isa name vector_bytes)
+  if(wanted_isas AND NOT name IN_LIST wanted_isas)
+    return()
+  endif()
   add_library(kernels_${name} OBJECT csrc/cpu/kernels.cpp)
   target_link_libraries(kernels_${name} PRIVATE fusedstep_options)
   target_compile_definitions(kernels_${name} PRIVATE ISA=${name} FUSEDSTEP_VECTOR_BYTES=${vector_bytes})
@@ -31,7 +36,7 @@ if(target_arch MATCHES "^(x86_64|AMD64)$")
   # -Wno-maybe-uninitialized: GCC 12 warns of its own intrinsics' deliberately undefined operands.
   fusedstep_add_isa(avx512 64 ${avx2_flags} -mavx512f -mavx512vl -mavx512dq -mavx512bw -mprefer-vector-width=512
                     -Wno-maybe-uninitialized)
-  if(FUSEDSTEP_TEST_ISAS)
+  if("wide" IN_LIST wanted_isas)
     fusedstep_add_isa(wide 64 ${avx2_flags})
   endif()
 elseif(target_arch MATCHES "^(aarch64|arm64)$")

@@ -452,6 +452,7 @@ class Stream {
       check_contiguous(out, {"out"});
       check_writeable(out, {"out"});
       check_no_overlap(out, {"out"}, x, {"x"});
+      for (py::array& state : state_) check_no_overlap(out, {"out"}, array(state.ptr(), {"state"}, keep), {"state"});
       to = out.data;
     }
     CellForward call{};

@@ -15,6 +15,12 @@ from fusedstep.rnn._base import Gradients
 TAPES = {"lean": 1, "full": 2}
 
 
+def _kept(tape: Any) -> int:
+    if not isinstance(tape, str) or tape not in TAPES:
+        raise ValueError(f"tape: expected 'full' or 'lean', got {tape!r}")
+    return TAPES[tape]
+
+
 class SequenceTape:
     """What a module's `forward` leaves for its `backward`, which spends it.
 
@@ -28,12 +34,19 @@ class SequenceTape:
         Whether a backward call has used it.
     """
 
-    __slots__ = ("_between", "_dropout", "_form", "_module", "_runs")
+    __slots__ = ("_between", "_dropout", "_ends", "_form", "_module", "_runs")
 
     def __init__(
-        self, module: "Module", runs: list[_core.Run], between: list[Array], dropout: tuple[float, int], form: "_Form"
+        self,
+        module: "Module",
+        ends: dict[str, Array],
+        runs: list[_core.Run],
+        between: list[Array],
+        dropout: tuple[float, int],
+        form: "_Form",
     ) -> None:
         self._module = module
+        self._ends = ends  # x and y
         self._runs = runs
         self._between = between  # what the layers hand on: outputs and, with dropout, what was left of them
         self._dropout = dropout
@@ -173,7 +186,7 @@ class Module:
         """The weight arrays under torch's names and in its layout. They are the truth: change them in place."""
         return self._weights
 
-    def load(self, weights: Mapping[str, Any]) -> Self:
+    def load(self, weights: Any) -> Self:
         """Copy weights in.
 
         Parameters
@@ -192,6 +205,8 @@ class Module:
         """
         if self.frozen:
             raise ValueError("weights: expected a module that is not frozen; unfreeze() it first")
+        if not isinstance(weights, Mapping):
+            raise TypeError(f"weights: expected a mapping of names to arrays, got {type(weights).__name__}")
         if weights.keys() != self.weights.keys():
             missing, extra = self.weights.keys() - weights.keys(), weights.keys() - self.weights.keys()
             raise ValueError(f"weights: missing {sorted(missing)}, unknown {sorted(map(str, extra))}")
@@ -304,13 +319,12 @@ class Module:
         ValueError, TypeError
             An argument does not fit; the message names it.
         """
-        if tape not in TAPES:
-            raise ValueError(f"tape: expected 'full' or 'lean', got {tape!r}")
+        kept = _kept(tape)
         if seed is None:
             seed = int(self._rng.integers(2**63)) if self.dropout else 0
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
             raise ValueError(f"seed: expected an integer from 0 to 2**64 - 1, got {seed!r}")
-        return self._run(x, state, lengths, reset, tape=TAPES[tape], seed=int(seed))
+        return self._run(x, state, lengths, reset, tape=kept, seed=int(seed))
 
     def _run(
         self, x: Any, state: Any, lengths: Any, reset: Any, *, tape: int, seed: int | None
@@ -344,7 +358,7 @@ class Module:
                 between += [] if last else [outward, inward] if dropped else [outward]
         shape = form.state_shape(total, H)
         result = self._form_state([s.reshape(shape) for s in new])
-        return y, result, SequenceTape(self, runs, between, (dropped, seed or 0), form)
+        return y, result, SequenceTape(self, {"x": x, "y": y}, runs, between, (dropped, seed or 0), form)
 
     # ---- backward
 
@@ -395,7 +409,8 @@ class Module:
                 raise ValueError(f"dy: expected shape {form.shape(D * H)}, got {dy.shape}")
             dy = form.inward(dy)
         states = [np.array(s) for s in self._state(dstate, form, "dstate", "d")]
-        gradients = self._gradients(out, accumulate)
+        read = dict(tape._ends) if dy is None else {**tape._ends, "dy": dy}
+        gradients = self._gradients(out, accumulate, read)
         dropped, seed = tape._dropout
         for i in reversed(range(self.num_layers)):
             shape = form.shape(self.input_size) if i == 0 else (form.T, form.B, D * H)
@@ -411,7 +426,7 @@ class Module:
         shape = form.state_shape(self.num_layers * D, H)
         return Gradients(dx, self._form_state([s.reshape(shape) for s in states]), gradients)
 
-    def _gradients(self, out: Any, accumulate: bool) -> dict[str, Array]:
+    def _gradients(self, out: Any, accumulate: bool, read: Mapping[str, Array]) -> dict[str, Array]:
         if out is None:
             if accumulate:
                 raise ValueError("accumulate: expected the arrays to add to as out, got None")
@@ -426,6 +441,9 @@ class Module:
                 raise TypeError(f"out[{name!r}]: expected dtype {like.dtype}, got {array.dtype}")
             if array.shape != like.shape:
                 raise ValueError(f"out[{name!r}]: expected shape {like.shape}, got {array.shape}")
+            for other, source in read.items():
+                if np.may_share_memory(array, source):
+                    raise ValueError(f"out[{name!r}]: expected memory of its own, got an overlap with {other}")
         names = list(arrays)
         _array.check_apart(
             [*arrays.values(), *self.weights.values()],
@@ -524,7 +542,7 @@ class Module:
         ]
         return Stream(_core.Stream(self._kind, weights, int(batch), int(threads)))
 
-    def tape_bytes(self, T: int, B: int, tape: str = "full") -> int:
+    def tape_bytes(self, T: Any, B: Any, tape: str = "full") -> int:
         """Tell the bytes that a tape alone holds, for rows of full length.
 
         Parameters
@@ -538,10 +556,11 @@ class Module:
         -------
         int
         """
-        if tape not in TAPES:
-            raise ValueError(f"tape: expected 'full' or 'lean', got {tape!r}")
+        for name, value in (("T", T), ("B", B)):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+                raise ValueError(f"{name} must be an integer from 0 on, got {value!r}")
         cell, D = _core.cells()[self._kind], self._directions
-        kept = cell["states"] - 1 + (cell["saved"] if tape == "full" else 0)
+        kept = cell["states"] - 1 + (cell["saved"] if _kept(tape) == TAPES["full"] else 0)
         between = (self.num_layers - 1) * (2 if self.dropout else 1)
         return int(T) * int(B) * D * self.hidden_size * self.dtype.itemsize * (self.num_layers * kept + between)
 
