@@ -110,7 +110,7 @@ template <int A, class Gates, class T, class Source>
 void accumulate(std::size_t rows, std::size_t panels, T* partial, const T* a, std::size_t K, const Source& source,
                 std::size_t packed_rows) {
   constexpr std::size_t R = kTileRows<Gates::count>, P = kTilePanels<Gates::count>, N = Vec<T>::size;
-  const std::size_t tiles = (rows + R - 1) / R;
+  const std::size_t tiles = (rows + R - 1) / R, lines = tiles ? (Source::lines + tiles - 1) / tiles : 0;
   const bool alone = packed_rows == 1;
   const std::size_t block = !alone ? kBlock : Source::packed ? std::max<std::size_t>(K, 1) : kBlock / panels;
   for (std::size_t k = 0; k < K; k += block) {
@@ -121,22 +121,17 @@ void accumulate(std::size_t rows, std::size_t panels, T* partial, const T* a, st
         tile_of<1, P, A, Gates>(1, std::min(P, panels - first), partial + first * A * N, panels, a + k, 0,
                                 panel + first * source.stride, source.stride, ks);
     else
-      for (std::size_t i = 0; i < tiles; ++i) {  // tiles of nearly equal size: none with too few chains in flight
-        const std::size_t row = rows * i / tiles, next = rows * (i + 1) / tiles;
-        source.prefetch(k + block, i, tiles);
-        tile_of<R, 1, A, Gates>(next - row, 1, partial + row * A * N, 1, a + packed_rows * k + row * ks, ks, panel, 0,
-                                ks);
+      // Tiles of nearly equal size: none with too few chains in flight. Each asks for its share of the next k-block.
+      for (std::size_t i = 0, row = 0; i < tiles; ++i) {
+        const std::size_t some = rows / tiles + (i < rows % tiles);
+        source.prefetch(k + block, i * lines, std::min<std::size_t>((i + 1) * lines, Source::lines));
+        tile_of<R, 1, A, Gates>(some, 1, partial + row * A * N, 1, a + packed_rows * k + row * ks, ks, panel, 0, ks);
+        row += some;
       }
   }
 }
 
-// Asks for part i of `parts` of n consecutive elements to be brought to L2.
-template <class T>
-FN void prefetch(const T* p, std::size_t n, std::size_t i, std::size_t parts) {
-  constexpr std::size_t line = 64 / sizeof(T);
-  for (std::size_t at = n * i / parts / line * line; at < n * (i + 1) / parts; at += line)
-    __builtin_prefetch(p + at, 0, 2);
-}
+inline constexpr std::size_t kLine = 64;  // bytes
 
 // Panels that lie packed, `stride` apart: source(k, ks) is the first one from k on. What follows its last k-block is
 // the next product's panel, so prefetching runs on into it.
@@ -146,9 +141,12 @@ struct PackedPanels {
   const T* panel;
   std::size_t stride;
   static constexpr std::size_t width = Gates::count * Vec<T>::size;
+  static constexpr std::size_t lines = kBlock * width * sizeof(T) / kLine;
   const T* operator()(std::size_t k, std::size_t) const { return panel + k * width; }
-  void prefetch(std::size_t k, std::size_t i, std::size_t parts) const {
-    ISA::prefetch(panel + k * width, kBlock * width, i, parts);
+  // Asks for lines first … last-1 of a k-block to be brought to L2.
+  void prefetch(std::size_t k, std::size_t first, std::size_t last) const {
+    const char* const block = reinterpret_cast<const char*>(panel + k * width);
+    for (; first < last; ++first) __builtin_prefetch(block + first * kLine, 0, 2);
   }
 };
 
@@ -261,13 +259,13 @@ struct PackingPanels {
       pack_transposed<Gates>(w + k, H, ld, unit + p * Vec<T>::size, ks, room + p * stride);
     return room;
   }
-  void prefetch(std::size_t k, std::size_t i, std::size_t parts) const {
-    if (k >= ld) return;
-    constexpr std::size_t rows = Gates::count * Vec<T>::size;
-    for (std::size_t row = rows * i / parts; row < rows * (i + 1) / parts; ++row) {
+  // Row by row; a k-block of a row may begin within a line.
+  static constexpr std::size_t row_lines = kBlock * sizeof(T) / kLine, lines = Gates::count * Vec<T>::size * row_lines;
+  void prefetch(std::size_t k, std::size_t first, std::size_t last) const {
+    for (; first < last; ++first) {
+      const std::size_t row = first / row_lines, at = k + first % row_lines * (kLine / sizeof(T));
       const std::size_t gate = row / Vec<T>::size, lane = row % Vec<T>::size;
-      if (unit + lane < H)
-        ISA::prefetch(w + ((Gates::first + gate) * H + unit + lane) * ld + k, std::min(kBlock, ld - k), 0, 1);
+      if (at < ld && unit + lane < H) __builtin_prefetch(w + ((Gates::first + gate) * H + unit + lane) * ld + at, 0, 2);
     }
   }
 };
@@ -312,7 +310,7 @@ constexpr std::size_t column_panels(std::size_t N) {
 template <class T>
 struct ColumnPanel {
   static constexpr bool packed = false;
-  static constexpr std::size_t stride = 0, L = Vec<T>::size, width = kColumns<T>;
+  static constexpr std::size_t stride = 0, lines = 0, L = Vec<T>::size, width = kColumns<T>;
   const T* b;
   std::size_t ld, columns;  // ≤ width
   T* room;
@@ -364,15 +362,15 @@ void multiply(const Team& team, Sum kind, std::size_t M, std::size_t K, const T*
               std::size_t k_stride, const B& b, T* c, std::size_t ldc, bool from_c = false) {
   using V = Vec<T>;
   constexpr std::size_t L = V::size, width = kColumns<T>;
-  const std::size_t N = b.N;
-  T* const partial = static_cast<T*>(scratch((kRowBlock * (width + kSumBlock) + B::room) * sizeof(T)));
+  const std::size_t N = b.N, block = kind == Sum::Chain ? 2 * kSumBlock : kSumBlock;  // k between visits to C
+  T* const partial = static_cast<T*>(scratch((kRowBlock * (width + 2 * kSumBlock) + B::room) * sizeof(T)));
   T* const panel_room = partial + kRowBlock * width;
   T* const rows_room = panel_room + B::room;
   split_blocks(team, M, column_panels<T>(N),
                [&](std::size_t row, std::size_t rows, std::size_t first, std::size_t last) {
     std::size_t k = 0;
     do {  // once even where K is 0: C is written then too
-      const std::size_t ks = std::min(kSumBlock, K - k);
+      const std::size_t ks = std::min(block, K - k);
       const bool add = k > 0 || from_c, chained = add && kind == Sum::Chain;
       const T* const rows_of_a =
           pack_rows(a + row * row_stride + k * k_stride, row_stride, k_stride, rows, ks, rows_room);
@@ -390,7 +388,7 @@ void multiply(const Team& team, Sum kind, std::size_t M, std::size_t K, const T*
           store_some(out, add && !chained ? load_some<T>(out, n) + load<T>(sum) : load<T>(sum), n);
         });
       }
-      k += kSumBlock;
+      k += block;
     } while (k < K);
   });
 }
