@@ -12,9 +12,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench import machine, report
-from bench.cases import select
+from bench import growth, machine, report
 from bench.contenders import CONTENDERS
+from bench.rows import select
 from bench.runner import OURS, Outcome, Runner, Settings
 
 LEVELS = {
@@ -33,10 +33,13 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     level = parser.add_mutually_exclusive_group()
     level.add_argument("--full", action="store_true", help="more cases, peers and rounds: several minutes")
     level.add_argument("--smoke", action="store_true", help="smallest sizes: does everything run, not how fast")
-    parser.add_argument("--only", choices=("optim", "rnn"), help="optimizers or cells alone")
+    parser.add_argument("--only", choices=("optim", "rnn"), help="optimizers, or cells, sequences and streams")
+    parser.add_argument("--growth", action="store_true", help="also time and memory against steps, batch and width")
     parser.add_argument("--threads", type=int, default=machine.processors(), help="for every contender (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, versions and all figures")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the ratios (needs matplotlib)")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.png", help="draw the ratios, and FILE-growth.png (needs matplotlib)"
+    )
     options = parser.parse_args(argv)
     if options.threads < 1:
         parser.error(f"--threads must be at least 1, got {options.threads}")
@@ -55,6 +58,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     about = machine.describe()
     report.warnings(console, dict(os.environ), about)
     outcomes: list[Outcome] = []
+    points: list[growth.Point] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Runner(settings) as runner:
         peers = {peer for case in cases for peer in case.peers}
@@ -67,8 +71,15 @@ def run(options: argparse.Namespace, console: Console) -> int:
                     runner.measure(case, lambda what, c=case: progress.update(task, description=f"{c.name}: {what}"))
                 )
                 progress.advance(task)
+            if options.growth:
+                axes = growth.SMOKE if options.smoke else growth.AXES
+                points = growth.measure(runner, axes, lambda what: progress.update(task, description=what))
         facts = runner.facts
     report.show(console, outcomes, facts[OURS].get("isa", "nothing"))
+    grown = [outcome for point in points for outcome in (point.inference, point.training)]
+    if points:
+        console.print(report.growth(points))
+        report.faults(console, grown)
     if options.json:
         record = {
             "machine": about,
@@ -77,13 +88,17 @@ def run(options: argparse.Namespace, console: Console) -> int:
             "contenders": facts,
             "further_tensor": report.further_tensor(outcomes),
             "cases": [outcome.record() for outcome in outcomes],
+            "growth": [point.record() for point in points],
         }
         options.json.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if options.plot:
-        from bench.plot import draw  # noqa: PLC0415 - matplotlib takes a second
+        from bench import plot  # noqa: PLC0415 - matplotlib takes a second
 
-        draw(outcomes, f"{about['cpu']}, {facts[OURS].get('isa')}, threads: {settings.threads}", options.plot)
-    return 0 if all(outcome.correct for outcome in outcomes) else 1
+        subtitle = f"{about['cpu']}, {facts[OURS].get('isa')}, threads: {settings.threads}"
+        plot.draw(outcomes, subtitle, options.plot)
+        if points:
+            plot.draw_growth(points, subtitle, options.plot.with_stem(f"{options.plot.stem}-growth"))
+    return 0 if all(outcome.correct for outcome in (*outcomes, *grown)) else 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The cases: what is timed, the bytes or operations it takes, who takes part, and what fusedstep should reach."""
+"""What a case is: what is timed, the bytes or operations it takes, who takes part, and what fusedstep should reach."""
 
 import math
 from collections.abc import Mapping
@@ -15,13 +15,15 @@ class Case:
     """One row of the tables.
 
     `targets` holds the largest time to reach, relative to a peer or to the ceiling, or, under "seconds", absolute.
-    Where there are several, one is enough.
     """
 
     method: str
     peers: tuple[str, ...]
     _: KW_ONLY
     targets: Mapping[str, float] = field(default_factory=dict)
+    every: bool = False  # whether every target counts; otherwise one is enough
+    pace: float = 0.0  # seconds from the start of a step to that of the next, asleep between them; 0: at once
+    threads: int = 0  # that fusedstep takes, where they are not those of the run
     full: bool = False  # only with --full
     full_peers: tuple[str, ...] = ()  # those that join with --full
 
@@ -34,7 +36,7 @@ class OptimCase(Case):
     check_finite: bool = False
     zero_grads: bool = False
 
-    group = "optim"
+    group = table = "optim"
     unit = "GB/s"
 
     @property
@@ -83,23 +85,38 @@ class OptimCase(Case):
 
 
 @dataclass(frozen=True)
-class CellCase(Case):
+class RnnCase(Case):
     batch: int = 1
     size: int = 1  # input and hidden
-    frozen: bool = True
 
     group = "rnn"
     unit = "GFLOP/s"
     memory = 0
+    overhead = False
 
     @property
     def gates(self) -> int:
         return _core.cells()[self.method]["gates"]
 
     @property
+    def states(self) -> int:
+        return _core.cells()[self.method]["states"]
+
+    @property
+    def row(self) -> int:
+        """Operations of the two products of a step, for one row."""
+        return 2 * self.gates * self.size * 2 * self.size
+
+
+@dataclass(frozen=True)
+class CellCase(RnnCase):
+    frozen: bool = True
+
+    table = "cells"
+
+    @property
     def work(self) -> int:
-        """Operations of the two products."""
-        return 2 * self.batch * self.gates * self.size * 2 * self.size
+        return self.batch * self.row
 
     @property
     def overhead(self) -> bool:
@@ -118,74 +135,66 @@ class CellCase(Case):
         return replace(self, batch=1)
 
 
-def gpt2() -> tuple[Shape, ...]:
-    """Return the shapes of GPT-2's 148 parameters, 124,439,808 elements (Radford et al. 2019)."""
-    block: tuple[Shape, ...] = (
-        *((768,), (768,)),  # ln_1
-        *((768, 2304), (2304,), (768, 768), (768,)),  # attn
-        *((768,), (768,)),  # ln_2
-        *((768, 3072), (3072,), (3072, 768), (768,)),  # mlp
-    )
-    return ((50257, 768), (1024, 768), *block * 12, (768,), (768,))
+@dataclass(frozen=True)
+class SequenceCase(RnnCase):
+    """All time steps in one call, forward or forward and backward."""
+
+    steps: int = 1
+    frozen: bool = True
+    varied: bool = False  # every second row is half as long
+    backward: bool = False
+
+    table = "sequences"
+
+    @property
+    def lengths(self) -> list[int]:
+        """Time steps of each row."""
+        return [self.steps // 2 if self.varied and i % 2 else self.steps for i in range(self.batch)]
+
+    @property
+    def work(self) -> int:
+        """Operations of the products; backward has two for each of forward's."""
+        return sum(self.lengths) * self.row * (3 if self.backward else 1)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of input, output and weights, and of a tape or of as many gates."""
+        return 4 * self.size * (self.steps * self.batch * (3 + self.gates) + 2 * self.gates * self.size)
+
+    @property
+    def name(self) -> str:
+        how = "forward + backward" if self.backward else "frozen" if self.frozen else "unfrozen"
+        how += ", lengths vary" * self.varied
+        return f"{self.method.upper()}, T={self.steps} B={self.batch} I=H={self.size}, {how}"
+
+    def small(self) -> "SequenceCase":
+        """Return the case for --smoke."""
+        return replace(self, steps=min(self.steps, 4), batch=min(self.batch, 5), size=min(self.size, 19), targets={})
+
+    def for_python(self) -> "SequenceCase":
+        """Return two steps of one row: pure Python is linear in both."""
+        return replace(self, steps=min(self.steps, 2), batch=1)
 
 
-ARRAY_PEERS = ("pure", "numpy", "torch", "optax")
-CELL_PEERS = ("pure", "numpy", "torch", "onnxruntime")
-GPT2_NOTE = "GPT-2's 148"
-MILLION = ((1_048_576,),)
-LARGE = ((25_000_000,),)
+@dataclass(frozen=True)
+class StreamCase(RnnCase):
+    """One time step a call, of a state that stays with the contender."""
 
-OPTIM = (
-    OptimCase("adam", ("pure", "numpy", "torch", "thinc", "optax"), shapes=((1,),), targets={"seconds": 1e-6}),
-    OptimCase("adam", ("torch",), shapes=((1,),) * 1000, targets={"seconds": 41e-6}),
-    OptimCase("adam", (*ARRAY_PEERS, "thinc"), shapes=((262_144,),), targets={"torch": 0.5}),
-    OptimCase("adam", (*ARRAY_PEERS, "thinc"), shapes=MILLION, targets={"torch": 0.65}),
-    OptimCase("adam", ("torch",), shapes=MILLION, check_finite=True, targets={"torch": 0.85}),
-    OptimCase("adam", (*ARRAY_PEERS, "thinc"), shapes=LARGE, targets={"ceiling": 1.05}),
-    OptimCase("adamw", ("numpy", "torch"), shapes=((256,),) * 1000, targets={"torch": 1 / 25}),
-    OptimCase("adamw", ("numpy", "torch"), shapes=gpt2(), note=GPT2_NOTE, full_peers=("optax",)),
-    OptimCase(
-        "adamw", ("torch",), shapes=gpt2(), note=GPT2_NOTE, max_norm=1.0, zero_grads=True, targets={"torch": 0.7}
-    ),
-    OptimCase(
-        "rmsprop",
-        ("torch",),
-        shapes=gpt2(),
-        note=GPT2_NOTE,
-        full_peers=("numpy", "optax"),
-        targets={"torch": 1 / 3},
-    ),
-    OptimCase("rmsprop", ARRAY_PEERS, shapes=MILLION),
-    OptimCase("adagrad", ARRAY_PEERS, shapes=MILLION),
-    OptimCase("rmsprop", ARRAY_PEERS, shapes=LARGE, full=True),
-    OptimCase("adagrad", ARRAY_PEERS, shapes=LARGE, full=True),
-    OptimCase("adagrad", ("torch",), shapes=gpt2(), note=GPT2_NOTE, full=True),
-)
+    table = "streams"
 
-RNN = (
-    CellCase("lstm", CELL_PEERS, size=1, targets={"seconds": 1e-6}),
-    CellCase("lstm", CELL_PEERS, size=64, targets={"onnxruntime": 0.2, "seconds": 1.8e-6}),
-    CellCase("lstm", CELL_PEERS, size=256, targets={"onnxruntime": 0.5}),
-    CellCase("lstm", CELL_PEERS, size=512),
-    *(CellCase("lstm", ("torch",), size=size, frozen=False, targets={"torch": 1.0}) for size in (64, 256, 512)),
-    CellCase("lstm", CELL_PEERS, batch=64, size=512, targets={"ceiling": 1 / 0.85}),
-    CellCase("lstm", ("torch",), batch=64, size=512, frozen=False, targets={"ceiling": 1 / 0.65}),
-    CellCase("gru", CELL_PEERS, size=64),
-    CellCase("gru", CELL_PEERS, size=256),
-    *(CellCase("gru", ("torch",), size=size, frozen=False, targets={"torch": 1.0}) for size in (64, 256)),
-    CellCase("gru", CELL_PEERS, batch=64, size=512, targets={"ceiling": 1 / 0.85}),
-    CellCase("gru", ("torch",), batch=64, size=512, frozen=False, targets={"ceiling": 1 / 0.65}),
-    *(CellCase(m, CELL_PEERS, batch=b, size=n, full=True) for m in ("lstm", "gru") for b, n in ((8, 256), (256, 1024))),
-)
+    @property
+    def work(self) -> int:
+        return self.batch * self.row
+
+    @property
+    def name(self) -> str:
+        threads = f"{self.threads} thread{'s' * (self.threads != 1)}"
+        pace = f", {1e-3 / self.pace:g} kHz" if self.pace else ""
+        return f"{self.method.upper()}, B={self.batch} I=H={self.size}, {threads}{pace}"
+
+    def small(self) -> "StreamCase":
+        """Return the case for --smoke."""
+        return replace(self, size=min(self.size, 19), targets={})
 
 
-def select(only: str | None = None, *, full: bool = False, smoke: bool = False) -> list[Case]:
-    """Return the cases of a run, each once."""
-    cases: list[OptimCase | CellCase] = [
-        replace(case, peers=case.peers + case.full_peers * full)
-        for case in OPTIM + RNN
-        if only in (None, case.group) and (full or not case.full)
-    ]
-    if smoke:
-        cases = [case.small() for case in cases]
-    return list({case.name: case for case in cases}.values())
+AnyCase = OptimCase | CellCase | SequenceCase | StreamCase

@@ -5,15 +5,16 @@ reference of any number of elements is that of the block, and a check reads ever
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from fusedstep.optim import OPTIMIZERS
-from fusedstep.rnn import gru_cell_reference, lstm_cell_reference
+from fusedstep.rnn import CELLS
 from numpy.typing import NDArray
 
-from bench.cases import CellCase, OptimCase
+from bench.cases import AnyCase, CellCase, OptimCase, RnnCase, SequenceCase, StreamCase
 
 Array = NDArray[Any]
 
@@ -50,7 +51,7 @@ def _norm(case: OptimCase, g: Array) -> float:
     return math.sqrt(total)
 
 
-def optim_error(case: OptimCase, params: Sequence[Array], *, zeroes: bool) -> float:
+def optim_error(case: OptimCase, params: Iterable[Array], *, zeroes: bool) -> float:
     """Return the largest error of `params` after STEPS steps, relative to the largest change.
 
     `zeroes` says that a step leaves its gradients zero.
@@ -72,23 +73,107 @@ def optim_error(case: OptimCase, params: Sequence[Array], *, zeroes: bool) -> fl
     return float(np.max(errors) / np.max(np.abs(p - start)))
 
 
-def cell(case: CellCase) -> tuple[Array, tuple[Array, ...], dict[str, Array]]:
-    """Return x (B, I), the state (B, H) and the weights under torch's names, float32."""
-    rng = np.random.default_rng(0)
-    B, H, rows = case.batch, case.size, case.gates * case.size
-    bound = H**-0.5
+def _uniform(rng: np.random.Generator, bound: float, *shape: int) -> Array:
+    return rng.uniform(-bound, bound, shape).astype(np.float32)
+
+
+def _weights(case: RnnCase, rng: np.random.Generator) -> dict[str, Array]:
+    H, rows = case.size, case.gates * case.size
     shapes = {"weight_ih": (rows, H), "weight_hh": (rows, H), "bias_ih": (rows,), "bias_hh": (rows,)}
-    weights = {name: rng.uniform(-bound, bound, shape).astype(np.float32) for name, shape in shapes.items()}
-    x, *state = (rng.uniform(-1, 1, (B, H)).astype(np.float32) for _ in range(3 if case.method == "lstm" else 2))
+    return {name: _uniform(rng, H**-0.5, *shape) for name, shape in shapes.items()}
+
+
+def cell(case: CellCase | StreamCase) -> tuple[Array, tuple[Array, ...], dict[str, Array]]:
+    """Return x (B, I), the state (B, H) and the weights under torch's names, float32. A stream's state is zero."""
+    rng = np.random.default_rng(0)
+    weights = _weights(case, rng)
+    bound = 1.0 if isinstance(case, CellCase) else 0.0
+    x, *state = (_uniform(rng, b, case.batch, case.size) for b in (1.0, *[bound] * case.states))
     return x, tuple(state), weights
 
 
-def cell_error(case: CellCase, result: Sequence[Array]) -> float:
-    """Return the largest error of a new state, relative to its largest value."""
+@dataclass
+class Sequence:
+    """What a module takes over a whole sequence, float32."""
+
+    x: Array  # (T, B, I)
+    state: tuple[Array, ...]  # (B, H) each
+    weights: dict[str, Array]  # under a cell's names
+    lengths: Array  # (B,), int64
+    dy: Array  # (T, B, H), the gradient of y
+
+
+def sequence(case: SequenceCase) -> Sequence:
+    rng = np.random.default_rng(0)
+    T, B, H = case.steps, case.batch, case.size
+    state = tuple(_uniform(rng, 1.0, B, H) for _ in range(case.states))
+    x, dy = (_uniform(rng, 1.0, T, B, H) for _ in range(2))
+    return Sequence(x, state, _weights(case, rng), np.array(case.lengths), dy)
+
+
+def _wide(arrays: Iterable[Array]) -> list[Array]:
+    return [array.astype(np.float64) for array in arrays]
+
+
+def _packed(state: tuple[Array, ...]) -> Any:
+    """Return a state as the cells' references have it: h alone, or (h, c)."""
+    return state if len(state) > 1 else state[0]
+
+
+def _step(method: str, x: Array, state: tuple[Array, ...], weights: dict[str, Array]) -> tuple[Array, ...]:
+    new = CELLS[method].reference(x, _packed(state), **weights)
+    return new if isinstance(new, tuple) else (new,)
+
+
+def cell_reference(case: CellCase | StreamCase) -> list[Array]:
+    """Return the new state; for a stream, h and the state after STEPS steps."""
     x, state, weights = cell(case)
-    wide = {name: weight.astype(np.float64) for name, weight in weights.items()}
-    x, *state = (a.astype(np.float64) for a in (x, *state))
-    lstm = case.method == "lstm"
-    expected = lstm_cell_reference(x, tuple(state), **wide) if lstm else (gru_cell_reference(x, *state, **wide),)
-    errors = [np.max(np.abs(a - b)) / np.max(np.abs(b)) for a, b in zip(result, expected, strict=True)]
+    (x,), state = _wide([x]), tuple(_wide(state))
+    weights = dict(zip(weights, _wide(weights.values()), strict=True))
+    for _ in range(1 if isinstance(case, CellCase) else STEPS):
+        state = _step(case.method, x, state, weights)
+    return list(state) if isinstance(case, CellCase) else [state[0], *state]
+
+
+def sequence_reference(case: SequenceCase) -> list[Array]:
+    """Return y and the last state; where the case runs backward, also the gradients of x, state and weights."""
+    given = sequence(case)
+    x, dy = _wide([given.x, given.dy])
+    weights = dict(zip(given.weights, _wide(given.weights.values()), strict=True))
+    states = [tuple(_wide(given.state))]
+    y = np.zeros_like(dy)
+    for t in range(case.steps):
+        runs = (t < given.lengths)[:, None]
+        new = _step(case.method, x[t], states[-1], weights)
+        states.append(tuple(np.where(runs, a, b) for a, b in zip(new, states[-1], strict=True)))
+        y[t] = np.where(runs, new[0], 0)
+    result = [y, *states[-1]]
+    if case.backward:
+        dx, dweights = np.empty_like(x), {name: np.zeros_like(weight) for name, weight in weights.items()}
+        dstate = tuple(np.zeros_like(a) for a in states[0])
+        for t in reversed(range(case.steps)):
+            back = CELLS[case.method].backward_reference
+            g = back(x[t], _packed(states[t]), weights, dy[t] + dstate[0], *dstate[1:])
+            dx[t], dstate = g.x, g.state if isinstance(g.state, tuple) else (g.state,)
+            for name in dweights:
+                dweights[name] += g.weights[name]
+        result += [dx, *dstate, *dweights.values()]
+    return result
+
+
+def error(
+    case: AnyCase, result: Iterable[Array], *, zeroes: bool = False, expected: Iterable[Array] | None = None
+) -> float:
+    """Return the largest error of a result: of parameters as `optim_error`, of each array relative to its largest.
+
+    `expected` saves the reference of a cell or a sequence.
+    """
+    if isinstance(case, OptimCase):
+        return optim_error(case, result, zeroes=zeroes)
+    if expected is None:
+        expected = sequence_reference(case) if isinstance(case, SequenceCase) else cell_reference(case)
+    errors = []
+    for a, b in zip(result, expected, strict=True):
+        assert a.shape == b.shape, (a.shape, b.shape)  # no broadcasting
+        errors.append(np.max(np.abs(a - b)) / np.max(np.abs(b)))
     return float(np.max(errors))

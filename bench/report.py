@@ -8,17 +8,27 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.contenders import CONTENDERS
+from bench.growth import SYMBOLS, Point
 from bench.runner import NUMPY_SLOWERS, OURS, Outcome, Settings, Timing
 from bench.timing import Spread
 
-TITLES = {"optim": "Optimizers: one step", "rnn": "Cells: one step"}
+TITLES = {
+    "optim": "Optimizers: one step",
+    "cells": "Cells: one step",
+    "sequences": "Sequences: one call",
+    "streams": "Streams: one step a call",
+}
 WIDE = 165  # columns from which each peer has a column of its own
 LARGE = 1 << 28  # bytes of arrays from which huge pages are reported
 CAPTIONS = {
     "optim": "ceiling: the same loop over the same arrays without arithmetic, with the same options. "
     "torch: fused, for RMSprop foreach.",
-    "rnn": "ceiling: FMAs on registers, all threads; at batch 1 the weights' way from the caches limits, not this. "
+    "cells": "ceiling: FMAs on registers, all threads; at batch 1 the weights' way from the caches limits, not this. "
     "torch: cells in inference mode. ONNX Runtime: one node, inputs and outputs bound.",
+    "sequences": "ceiling: as for cells. Lengths vary: every second row is half as long; torch packs and pads. "
+    "torch: nn.LSTM and nn.GRU in inference mode, or forward and autograd. NumPy: a loop over the steps.",
+    "streams": "kHz: a step begins so often, and the process sleeps between them. Threads: fusedstep's; its peer has "
+    "those of the run. ONNX Runtime: one node, inputs and outputs bound, two states in turns.",
 }
 
 
@@ -34,19 +44,21 @@ def number(value: float) -> str:
 
 
 def target(outcome: Outcome) -> Text:
-    """Set the targets beside what was reached; one of several is enough."""
-    lines = []
-    reached = False
-    for to, limit in outcome.case.targets.items():
-        got = outcome.ratio(to)
+    """Set the targets beside what was reached: each by itself where every one counts."""
+    every = outcome.case.every
+    found = [(to, limit, outcome.ratio(to)) for to, limit in outcome.case.targets.items()]
+    reached = {to: got.median <= limit for to, limit, got in found if got}
+    lines: list[Text] = []
+    for to, limit, got in found:
         if got is None:
             continue
-        reached = reached or got.median <= limit
+        text = "or " * (not every and bool(lines))
         if to == "seconds":
-            lines.append(f"{number(got.median * 1e6)} ≤ {number(limit * 1e6)} µs")
+            text += f"{number(got.median * 1e6)} ≤ {number(limit * 1e6)} µs"
         else:
-            lines.append(f"{got.median:.3f} ≤ {limit:.3f} × {to}")
-    return Text("\n".join(lines), "green" if reached else "yellow")
+            text += f"{got.median:.3f} ≤ {limit:.3f} × {to}"
+        lines.append(Text(text, "green" if (reached[to] if every else any(reached.values())) else "yellow"))
+    return stack(*lines)
 
 
 def own(outcome: Outcome) -> list[Text]:
@@ -79,12 +91,12 @@ def stack(*texts: Text) -> Text:
     return Text("\n").join(text for text in texts if text)
 
 
-def table(group: str, outcomes: Sequence[Outcome], width: int) -> Table:
+def table(kind: str, outcomes: Sequence[Outcome], width: int) -> Table:
     """Return a column for each peer, or, on a narrow terminal, one for all of them."""
     peers = [name for name in CONTENDERS if name != OURS and any(name in o.timings for o in outcomes)]
     wide = width >= WIDE
     titles = [OURS, *(CONTENDERS[name].title for name in peers), "target"] if wide else [OURS, "peers"]
-    view = Table(title=TITLES[group], caption=CAPTIONS[group], title_justify="left", caption_justify="left")
+    view = Table(title=TITLES[kind], caption=CAPTIONS[kind], title_justify="left", caption_justify="left")
     view.show_lines = not wide
     view.add_column("float32")
     for title in titles:
@@ -146,15 +158,37 @@ def warnings(console: Console, environment: dict[str, str], machine: dict[str, A
         console.print(f"[yellow]The machine is busy (load {machine['load']:.1f}): times will be off.")
 
 
+def growth(points: Sequence[Point]) -> Table:
+    """Return a row for each point: times, their ratio, and the memory of forward and backward."""
+    names = list(dict.fromkeys(name for point in points for name in point.training.timings))
+    caption = "MiB: the most that forward + backward takes beyond parameters and input, in a process of its own."
+    view = Table(title="Growth of an LSTM", caption=caption, title_justify="left", caption_justify="left")
+    view.add_column("float32")
+    for name in names:
+        for what in ("inference", "forward + backward", "MiB"):
+            view.add_column(f"{CONTENDERS[name].title}\n{what}", justify="right", no_wrap=True)
+    for point in points:
+        cells: list[Text] = []
+        for name in names:
+            for outcome in (point.inference, point.training):
+                timing = outcome.timings.get(name)  # none where the case was skipped
+                cells += [
+                    stack(time(timing), relative(outcome, name) if name != OURS else Text()) if timing else Text()
+                ]
+            cells.append(Text(number(point.memory[name] / 2**20) if name in point.memory else ""))
+        view.add_row(f"{SYMBOLS[point.axis]}={point.value}", *cells)
+    return view
+
+
 def show(console: Console, outcomes: Sequence[Outcome], isa: str) -> None:
-    for group in TITLES:
-        chosen = [outcome for outcome in outcomes if outcome.case.group == group]
+    for kind in TITLES:
+        chosen = [outcome for outcome in outcomes if outcome.case.table == kind]
         if chosen:
-            console.print(table(group, chosen, console.width))
+            console.print(table(kind, chosen, console.width))
     console.print("× our time over theirs, round by round: below 1 we are faster. ± half the interquartile range.")
     console.print("* pure Python is timed at a size that it can finish, and scaled by the work.")
     if any(outcome.case.targets for outcome in outcomes):
-        console.print(f"Targets are for 2 cores with AVX-512; this ran {isa}. Where there are two, one is enough.")
+        console.print(f"Targets are for 2 cores with AVX-512; this ran {isa}.")
     further = further_tensor(outcomes)
     if further:
         each = ", ".join(f"{CONTENDERS[name].title} {number(seconds * 1e9)} ns" for name, seconds in further.items())
@@ -163,6 +197,11 @@ def show(console: Console, outcomes: Sequence[Outcome], isa: str) -> None:
     shares = [f"{name}: {share:.0%}" for name, share in large if share is not None]
     if shares:
         console.print(f"Of fusedstep's arrays from 2 MiB up on huge pages: {'; '.join(shares)}.")
+    faults(console, outcomes)
+
+
+def faults(console: Console, outcomes: Sequence[Outcome]) -> None:
+    """Say what was wrong."""
     for outcome in outcomes:
         for name, timing in outcome.timings.items():
             if not timing.correct:

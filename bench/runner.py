@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from bench import inputs
-from bench.cases import Case
+from bench.cases import AnyCase, SequenceCase
 from bench.contenders import CONTENDERS
 from bench.timing import Spread, ratio
 
@@ -135,14 +135,14 @@ class Outcome:
             ceiling = {"seconds": asdict(limit), "rate": self.case.work / limit.median / 1e9, "samples": self.ceiling}
             ceiling["fraction"] = asdict(relative.inverse())
         case = self.case
-        about = {key: getattr(case, key) for key in ("name", "group", "method", "work", "unit")}
+        about = {key: getattr(case, key) for key in ("name", "group", "table", "method", "work", "unit", "every")}
         measured = {"skipped": self.skipped, "ceiling": ceiling, "contenders": contenders}
         return {**about, "targets": dict(case.targets), **measured}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How long to measure: seconds of a sample, rounds, and seconds a contender may take in a case past the third."""
+    """How long to measure: seconds of a sample, rounds, and seconds a peer may take past the third; ours may twice."""
 
     threads: int
     sample: float
@@ -195,7 +195,7 @@ class Runner:
         self._workers[name].start(request, argument)
         return self._finish(name, timing)
 
-    def measure(self, case: Case, tick: Callable[[str], None]) -> Outcome:
+    def measure(self, case: AnyCase, tick: Callable[[str], None]) -> Outcome:
         """Prepare and check every contender, then time them in rounds. `tick` hears of each step."""
         outcome = Outcome(case)
         names = [OURS, *(peer for peer in case.peers if CONTENDERS[peer].installed)]
@@ -203,16 +203,22 @@ class Runner:
         if need > available_memory():
             outcome.skipped = f"needs about {need / 2**30:.0f} GiB of free memory"
             return outcome
+        if case.threads > self.settings.threads:
+            outcome.skipped = f"takes {case.threads} threads"
+            return outcome
         tick("preparing")
         self.start(names)
         for name in names:
             outcome.timings[name] = Timing(failure=self.facts[name].get("failure", ""))
         alive = [name for name in names if name in self._workers]
-        for name in alive:  # side by side: nothing is timed yet
-            self._workers[name].start("prepare", case)
-        for name in alive:
-            if report := self._finish(name, outcome.timings[name]):
-                outcome.timings[name] = Timing(**report)
+        expected = inputs.sequence_reference(case) if isinstance(case, SequenceCase) else None
+        # Side by side, as nothing is timed yet; sequences, that use all processors, one after the other.
+        for batch in [alive] if expected is None else [[name] for name in alive]:
+            for name in batch:
+                self._workers[name].start("prepare", (case, expected))
+            for name in batch:
+                if report := self._finish(name, outcome.timings[name]):
+                    outcome.timings[name] = Timing(**report)
         for i in range(self.settings.rounds):
             tick(f"round {i + 1}")
             self._round(i, outcome)
@@ -221,13 +227,24 @@ class Runner:
                 self._ask(name, outcome.timings[name], "release")
         return outcome
 
+    def memory(self, name: str, case: SequenceCase) -> int:
+        """Return the bytes that a step of a contender takes at its peak, in a process of its own."""
+        worker = Worker(name, self.settings.threads)
+        try:
+            worker.finish()
+            worker.start("memory", case)
+            return int(worker.finish())
+        finally:
+            worker.close()
+
     def _round(self, i: int, outcome: Outcome) -> None:
         names = list(outcome.timings)
         turn = i % len(names)
         for name in names[turn:] + names[:turn]:  # no one always follows the same other
             timing = outcome.timings[name]
             spent = sum(timing.samples) / timing.scaled_by
-            if not timing.correct or (i >= MIN_ROUNDS and name != OURS and spent > self.settings.budget):
+            budget = self.settings.budget * (1 + (name == OURS))  # ours is in every ratio
+            if not timing.correct or (i >= MIN_ROUNDS and spent > budget):
                 continue
             if (seconds := self._ask(name, timing, "sample", self.settings.sample)) is None:
                 continue

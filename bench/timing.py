@@ -1,5 +1,6 @@
 """Timing of one statement, and the statistics of rounds."""
 
+import time
 import timeit
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,23 +10,37 @@ import numpy as np
 
 
 class Sampler:
-    """Times a statement over some names, many times a sample where it is short."""
+    """Times a statement over some names, many times a sample where it is short.
 
-    def __init__(self, statement: str, names: dict[str, Any], setup: str = "pass") -> None:
+    With `pace` runs start so many seconds apart, asleep between them, and each is timed by itself.
+    """
+
+    def __init__(self, statement: str, names: dict[str, Any], setup: str = "pass", pace: float = 0.0) -> None:
         self._timer = timeit.Timer(statement, setup, globals=names)
+        self._pace = pace
         self._seconds = 0.0  # of one run, as seen last
 
     def sample(self, seconds: float) -> float:
         """Run for about so many seconds, at least once, and return the seconds of one run.
 
-        A fifth of that goes before it, to warm up: nothing where one run takes longer.
+        A fifth of that goes before it, to warm up: nothing where one run takes longer. Of paced runs it is the median.
         """
+        if self._pace:
+            return self._paced(max(3, round(seconds / self._pace)))
         if not self._seconds:
             self._seconds = self._calibrate(seconds)
         self._timer.timeit(int(seconds / 5 / self._seconds))
         repeats = max(1, round(seconds / self._seconds))
         self._seconds = self._timer.timeit(repeats) / repeats
         return self._seconds
+
+    def _paced(self, runs: int) -> float:
+        start = time.perf_counter()
+        taken = []
+        for i in range(runs):
+            time.sleep(max(0.0, start + i * self._pace - time.perf_counter()))
+            taken.append(self._timer.timeit(1))
+        return float(np.median(taken))
 
     def _calibrate(self, seconds: float) -> float:
         repeats = 1

@@ -8,9 +8,9 @@ import sys
 from multiprocessing.connection import Connection
 from typing import Any
 
-from bench import inputs
-from bench.cases import CellCase, OptimCase
-from bench.contenders import Contender, Step, load
+from bench import inputs, memory
+from bench.cases import AnyCase
+from bench.contenders import Array, Contender, Step, load
 from bench.timing import Sampler
 
 
@@ -22,20 +22,17 @@ def die_with_parent() -> None:
 
 
 class Job:
-    """A case, ready to be timed."""
+    """A case, ready to be timed. `expected` is the reference of the case, where it is known."""
 
-    def __init__(self, contender: Contender, case: OptimCase | CellCase) -> None:
+    def __init__(self, contender: Contender, case: AnyCase, expected: list[Array] | None) -> None:
         fitted = contender.fit(case)
         self.scale = case.work / fitted.work
         self.step: Step = contender.prepare(fitted)
-        self.sampler = Sampler(self.step.statement, self.step.names, self.step.setup)
+        self.sampler = Sampler(self.step.statement, self.step.names, self.step.setup, fitted.pace)
         for _ in range(inputs.STEPS):
             exec(self.step.statement, self.step.names)  # noqa: S102
-        result = self.step.result()
-        if isinstance(fitted, OptimCase):
-            self.error = inputs.optim_error(fitted, result, zeroes=self.step.zeroes)
-        else:
-            self.error = inputs.cell_error(fitted, result)
+        known = expected if fitted is case else None
+        self.error = inputs.error(fitted, self.step.result(), zeroes=self.step.zeroes, expected=known)
 
     def report(self) -> dict[str, Any]:
         return {
@@ -56,7 +53,7 @@ def serve(connection: Connection, contender: Contender) -> None:
         except EOFError:  # the parent is done
             return
         if request == "prepare":
-            job = Job(contender, argument)
+            job = Job(contender, *argument)
             connection.send(job.report())
         elif request == "sample":
             assert job
@@ -64,6 +61,8 @@ def serve(connection: Connection, contender: Contender) -> None:
         elif request == "ceiling":
             assert job
             connection.send(job.step.ceiling(argument) if job.step.ceiling else None)
+        elif request == "memory":
+            connection.send(memory.of_step(contender, argument))
         elif request == "release":
             job = None
             contender.release()

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +12,14 @@ import numpy as np
 import pytest
 from fusedstep.optim import OPTIMIZERS
 
-from bench import cases, inputs
+from bench import cases, growth, inputs, memory, rows
 from bench.contenders import CONTENDERS
 from bench.runner import OURS, Outcome, Runner, Settings, Timing, Worker, WorkerError
 from bench.timing import Sampler, Spread, ratio
 
 ROOT = Path(__file__).parent.parent
 QUICK = Settings(threads=1, sample=0.001, rounds=3, budget=0.01)
-ALL_CASES = cases.select(full=True)
+ALL_CASES = rows.select(full=True)
 
 
 # Statistics.
@@ -60,19 +61,30 @@ def test_sampler_runs_a_long_statement_once():
     assert len(runs) == before + 1
 
 
+def test_paced_runs_start_that_far_apart_and_count_alone():
+    starts = []
+    names = {"starts": starts, "now": time.perf_counter}
+    begin = time.perf_counter()
+    seconds = Sampler("starts.append(now())", names, pace=2e-3).sample(0.02)
+    assert len(starts) == 10
+    assert all(start - begin >= i * 2e-3 for i, start in enumerate(starts))
+    assert 0 < seconds < 1e-3
+
+
 # Cases.
 
 
 def test_gpt2_has_its_parameters():
-    assert len(cases.gpt2()) == 148
-    assert sum(math.prod(shape) for shape in cases.gpt2()) == 124_439_808
+    assert len(rows.gpt2()) == 148
+    assert sum(math.prod(shape) for shape in rows.gpt2()) == 124_439_808
 
 
 @pytest.mark.parametrize("level", ["default", "full", "smoke"])
 def test_every_case_has_a_name_of_its_own(level):
-    chosen = cases.select(full=level == "full", smoke=level == "smoke")
+    chosen = rows.select(full=level == "full", smoke=level == "smoke")
     assert len({case.name for case in chosen}) == len(chosen)
     assert {case.group for case in chosen} == {"optim", "rnn"}
+    assert {case.table for case in chosen} == {"optim", "cells", "sequences", "streams"}
     assert {case.method for case in chosen} == {*OPTIMIZERS, "lstm", "gru"}
 
 
@@ -87,6 +99,15 @@ def test_step_bytes_count_every_pass():
     assert case.work == 10 * 4 * 7  # reads p g m v, writes p m v
     assert replace(case, max_norm=1.0).work == 10 * 4 * 8
     assert replace(case, check_finite=True, zero_grads=True).work == 10 * 4 * 9
+
+
+def test_sequence_operations_count_every_step_of_a_row():
+    case = cases.SequenceCase("gru", (), steps=5, batch=3, size=7)
+    assert case.work == 2 * 5 * 3 * (3 * 7) * (7 + 7)
+    assert replace(case, backward=True).work == 3 * case.work
+    varied = replace(case, varied=True)
+    assert varied.lengths == [5, 2, 5]
+    assert varied.work * 15 == case.work * 12
 
 
 # Checks.
@@ -120,11 +141,60 @@ def test_check_accepts_the_reference_and_sees_one_wrong_element(case):
     assert not Timing(error=inputs.optim_error(case, params, zeroes=case.zero_grads)).correct
 
 
+RNN_CHECKED = [
+    case
+    for method in ("lstm", "gru")
+    for case in (
+        cases.CellCase(method, (), batch=2, size=3),
+        cases.StreamCase(method, (), batch=2, size=3),
+        cases.SequenceCase(method, (), steps=4, batch=3, size=2, varied=True),
+        cases.SequenceCase(method, (), steps=4, batch=3, size=2, backward=True),
+    )
+]
+
+
+@pytest.mark.parametrize("case", RNN_CHECKED, ids=lambda case: f"{case.table}-{case.name}")
+def test_check_of_a_cell_or_sequence_sees_one_wrong_element(case):
+    sequence = isinstance(case, cases.SequenceCase)
+    result = inputs.sequence_reference(case) if sequence else inputs.cell_reference(case)
+    assert inputs.error(case, result) == 0
+    for array in result:
+        array[(-1,) * array.ndim] += 0.01
+        assert inputs.error(case, result) > inputs.TOLERANCE
+        array[(-1,) * array.ndim] -= 0.01
+    with pytest.raises(AssertionError):  # nothing is broadcast
+        inputs.error(case, [result[0][None], *result[1:]])
+
+
 @pytest.mark.parametrize("method", ["lstm", "gru"])
-def test_check_of_a_cell_sees_one_wrong_element(method):
-    case = cases.CellCase(method, (), batch=2, size=3)
-    _, state, _ = inputs.cell(case)
-    assert inputs.cell_error(case, state) > inputs.TOLERANCE  # the old state is not the new one
+def test_reference_stops_at_a_rows_length(method):
+    case = cases.SequenceCase(method, (), steps=6, batch=2, size=3)
+    y, *_ = inputs.sequence_reference(case)
+    shorter, h, *_ = inputs.sequence_reference(replace(case, varied=True))
+    assert np.array_equal(shorter[:, 0], y[:, 0])
+    assert np.array_equal(shorter[:3, 1], y[:3, 1])
+    assert not np.any(shorter[3:, 1])
+    assert np.array_equal(h, [y[5, 0], y[2, 1]])
+
+
+@pytest.mark.parametrize("method", ["lstm", "gru"])
+def test_reference_gradients_match_finite_differences(method, monkeypatch):
+    case = cases.SequenceCase(method, (), steps=3, batch=2, size=2, backward=True)
+    given = inputs.sequence(case)
+    given.x, given.dy = given.x.astype(np.float64), given.dy.astype(np.float64)
+    given.state = tuple(a.astype(np.float64) for a in given.state)
+    given.weights = {name: weight.astype(np.float64) for name, weight in given.weights.items()}
+    monkeypatch.setattr(inputs, "sequence", lambda _: given)
+    variables = [given.x, *given.state, *given.weights.values()]
+    gradients = inputs.sequence_reference(case)[1 + len(given.state) :]
+    for variable, gradient in zip(variables, gradients, strict=True):
+        at = (0,) * variable.ndim
+        losses = []
+        for step in (1e-6, -2e-6):
+            variable[at] += step
+            losses.append(np.sum(inputs.sequence_reference(case)[0] * given.dy))
+        variable[at] += 1e-6
+        assert (losses[0] - losses[1]) / 2e-6 == pytest.approx(gradient[at], rel=1e-6, abs=1e-9)
 
 
 # Workers.
@@ -140,7 +210,7 @@ def test_worker_sleeps_between_requests():
             if stopped := state.read_text().rpartition(")")[2].split()[0] == "T":
                 break
         assert stopped
-        worker.start("prepare", cases.CellCase("lstm", (), size=2))
+        worker.start("prepare", (cases.CellCase("lstm", (), size=2), None))
         assert worker.finish()["error"] < 1e-12
     finally:
         worker.close()
@@ -150,7 +220,7 @@ def test_worker_that_ends_says_why():
     worker = Worker("pure", threads=1)
     try:
         worker.finish()
-        worker.start("prepare", None)
+        worker.start("prepare", (None, None))
         with pytest.raises(WorkerError, match="AttributeError"):
             worker.finish()
     finally:
@@ -179,6 +249,44 @@ def test_case_that_needs_too_much_memory_is_skipped(monkeypatch):
     assert not outcome.timings
 
 
+def test_case_that_takes_more_threads_than_the_run_is_skipped():
+    with Runner(QUICK) as runner:
+        outcome = runner.measure(cases.StreamCase("lstm", (), size=4, threads=2), lambda _: None)
+    assert outcome.skipped == "takes 2 threads"
+    assert not outcome.timings
+
+
+@pytest.mark.skipif(not memory.RESET.exists(), reason="resets the high-water mark in /proc")
+def test_memory_of_a_step_is_what_it_allocates():
+    case = cases.SequenceCase("gru", (), steps=64, batch=256, size=128)
+    output = 64 * 256 * 128 * 4
+    with Runner(QUICK) as runner:
+        assert output <= runner.memory("numpy", case) < 2 * output  # the temporaries of a step are small
+
+
+def test_growth_measures_every_point_once(monkeypatch, tmp_path):
+    pytest.importorskip("rich", reason="the tables need rich")
+    pytest.importorskip("matplotlib", reason="the picture needs matplotlib")
+    from bench import plot, report
+
+    monkeypatch.setattr(growth, "BASE", replace(growth.BASE, peers=(), steps=2, batch=2, size=64))
+    heard = []
+    with Runner(QUICK) as runner:
+        points = growth.measure(runner, {"steps": (2,), "size": (64, 128)}, heard.append)
+    assert heard == ["growth, T=2", "growth, I=H=128"]  # the base is on both axes
+    assert [(point.axis, point.value) for point in points] == [("steps", 2), ("size", 64), ("size", 128)]
+    for point in points:
+        record = json.loads(json.dumps(point.record()))
+        assert record["inference"]["contenders"][OURS]["correct"]
+        assert record["training"]["contenders"][OURS]["correct"]
+        assert set(record["memory"]) == {OURS}
+        assert record["memory"][OURS] > 0
+    assert report.growth(points).row_count == 3
+    picture = tmp_path / "growth.png"
+    plot.draw_growth(points, "", picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 # The whole.
 
 
@@ -193,6 +301,19 @@ def test_wrong_result_is_shown_and_fails(monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "WRONG" in shown
     assert "OPENBLAS_CORETYPE=Haswell is set here" in shown
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_targets_are_all_needed_or_one(every):
+    pytest.importorskip("rich", reason="the tables need rich")
+    from bench.report import target
+
+    limits = {"numpy": 0.5, "torch": 0.5, "onnxruntime": 0.5}
+    case = cases.CellCase("gru", tuple(limits), targets=limits, every=every)
+    timings = {OURS: Timing(samples=[1.0]), "numpy": Timing(samples=[1.0]), "torch": Timing(samples=[4.0])}
+    shown = target(Outcome(case, timings))
+    assert shown.plain.splitlines() == ["1.000 ≤ 0.500 × numpy", f"{'' if every else 'or '}0.250 ≤ 0.500 × torch"]
+    assert [span.style for span in shown.spans] == ["yellow" if every else "green", "green"]
 
 
 def test_further_tensor_is_the_slope():
@@ -215,7 +336,8 @@ def test_smoke(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Optimizers" in done.stdout
-    assert "Cells" in done.stdout
+    for title in ("Cells", "Sequences", "Streams"):
+        assert title in done.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
 
     record = json.loads(figures.read_text(encoding="utf-8"))
@@ -224,9 +346,12 @@ def test_smoke(tmp_path):
     installed = {name for name, entry in CONTENDERS.items() if entry.installed}
     assert set(record["contenders"]) == installed
     assert {"version", "isa", "threads"} <= set(record["contenders"][OURS])
-    expected = {case.name: case for case in cases.select(smoke=True)}
+    expected = {case.name: case for case in rows.select(smoke=True)}
     assert {case["name"] for case in record["cases"]} == set(expected)
     for case in record["cases"]:
+        if expected[case["name"]].threads > record["settings"]["threads"]:
+            assert case["skipped"]
+            continue
         contenders = case["contenders"]
         assert set(contenders) == {OURS, *expected[case["name"]].peers} & installed, case["name"]
         for name, row in contenders.items():

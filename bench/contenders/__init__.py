@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from bench.cases import CellCase, OptimCase
+from bench.cases import AnyCase, CellCase, OptimCase, SequenceCase, StreamCase
 
 Array = NDArray[Any]
 
@@ -43,7 +43,7 @@ class Step:
 
     statement: str
     names: dict[str, Any]
-    result: Callable[[], list[Array]]  # parameters, or the new state, after the statement ran
+    result: Callable[[], list[Array]]  # what `inputs.error` checks, after the statement ran
     variant: str = ""  # which of the contender's implementations
     setup: str = "pass"  # run before a sample, not timed
     zeroes: bool = False  # whether a step leaves its gradients zero
@@ -62,17 +62,31 @@ class Contender:
         """Return versions and the like."""
         return {}
 
-    def fit(self, case: OptimCase | CellCase) -> OptimCase | CellCase:
+    def fit(self, case: AnyCase) -> AnyCase:
         """Return the case that is run: a smaller one where this contender cannot finish `case`."""
         return case
 
-    def prepare(self, case: OptimCase | CellCase) -> Step:
-        return self.optim(case) if isinstance(case, OptimCase) else self.cell(case)
+    def prepare(self, case: AnyCase) -> Step:
+        match case:
+            case OptimCase():
+                return self.optim(case)
+            case CellCase():
+                return self.cell(case)
+            case SequenceCase():
+                return self.sequence(case)
+            case StreamCase():
+                return self.stream(case)
 
     def optim(self, case: OptimCase) -> Step:
         raise NotImplementedError
 
     def cell(self, case: CellCase) -> Step:
+        raise NotImplementedError
+
+    def sequence(self, case: SequenceCase) -> Step:
+        raise NotImplementedError
+
+    def stream(self, case: StreamCase) -> Step:
         raise NotImplementedError
 
     def release(self) -> None:

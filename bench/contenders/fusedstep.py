@@ -11,7 +11,7 @@ from fusedstep import _core
 from fusedstep.optim import OPTIMIZERS
 
 from bench import contenders, inputs
-from bench.cases import CellCase, OptimCase
+from bench.cases import CellCase, OptimCase, RnnCase, SequenceCase, StreamCase
 from bench.contenders import Array, Step
 from bench.timing import Sampler
 
@@ -41,6 +41,17 @@ def huge_fraction(arrays: list[Array]) -> float | None:
             inside = sum(max(0, min(end, last) - max(begin, first)) for first, last in spans)
             huge += int(rest.split()[0]) * 1024 * inside / (end - begin)
     return huge / sum(last - first for first, last in spans)
+
+
+def module(case: RnnCase, weights: dict[str, Array]) -> Any:
+    """Return the module of one layer that has these weights."""
+    rnn: Any = {"lstm": fusedstep.rnn.LSTM, "gru": fusedstep.rnn.GRU}[case.method](case.size, case.size)
+    rnn.load({f"{name}_l0": weight for name, weight in weights.items()})
+    return rnn
+
+
+def tupled(state: Any) -> tuple[Array, ...]:
+    return state if isinstance(state, tuple) else (state,)
 
 
 class Contender(contenders.Contender):
@@ -91,6 +102,42 @@ class Contender(contenders.Contender):
         if not case.overhead:
             step.ceiling = partial(peak, case.work)
         return step
+
+    def sequence(self, case: SequenceCase) -> Step:
+        given = inputs.sequence(case)
+        rnn = module(case, given.weights)
+        state = tuple(a[None] for a in given.state)
+        names: dict[str, Any] = {"rnn": rnn, "x": given.x, "state": state if len(state) > 1 else state[0]}
+        ceiling = partial(peak, case.work)
+
+        def result() -> list[Array]:
+            found = [names["y"], *(a[0] for a in tupled(names["new"]))]
+            if case.backward:
+                g = names["g"]
+                found += [g.x, *(a[0] for a in tupled(g.state)), *(g.weights[f"{name}_l0"] for name in given.weights)]
+            return found
+
+        if case.backward:
+            statement = "y, new, tape = rnn.forward(x, state); g = rnn.backward(tape, dy)"
+            names["dy"] = given.dy
+            return Step(statement, names, result, ceiling=ceiling)
+        if case.frozen:
+            rnn.freeze()
+        if case.varied:
+            names["lengths"] = given.lengths
+        return Step(f"y, new = rnn(x, state{', lengths' * case.varied})", names, result, ceiling=ceiling)
+
+    def stream(self, case: StreamCase) -> Step:
+        x, _, weights = inputs.cell(case)
+        rnn = module(case, weights)
+        rnn.freeze()
+        stream = rnn.stream(case.batch, threads=case.threads)
+        names: dict[str, Any] = {"s": stream, "x": x if case.batch > 1 else x[0]}
+
+        def result() -> list[Array]:
+            return [a.reshape(case.batch, case.size) for a in (names["h"], *tupled(stream.state))]
+
+        return Step("h = s.step(x)", names, result)
 
 
 def peak(flops: int, seconds: float) -> float:

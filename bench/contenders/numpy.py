@@ -2,12 +2,13 @@
 
 import importlib.util
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from bench import contenders, inputs
-from bench.cases import CellCase, OptimCase
+from bench.cases import CellCase, OptimCase, SequenceCase
 from bench.contenders import Array, Step
 
 Arrays = list[Array]
@@ -70,6 +71,18 @@ def gru(x: Array, h: Array, w_ih: Array, w_hh: Array, b_ih: Array, b_hh: Array) 
     return [(1 - z) * np.tanh(x_n + sigmoid(x_r + h_r) * h_n) + z * h]
 
 
+CELLS = {"lstm": lstm, "gru": gru}
+
+
+def sequence(function: Callable[..., Arrays], x: Array, state: Sequence[Array], weights: Arrays) -> tuple[Array, ...]:
+    """Return y and the last state."""
+    y = np.empty((*x.shape[:2], state[0].shape[1]), x.dtype)
+    for t, x_t in enumerate(x):
+        state = function(x_t, *state, *weights)
+        y[t] = state[0]
+    return y, *state
+
+
 class Contender(contenders.Contender):
     def describe(self) -> dict[str, Any]:
         """Add the BLAS kernels that NumPy runs, where threadpoolctl can say."""
@@ -90,6 +103,12 @@ class Contender(contenders.Contender):
 
     def cell(self, case: CellCase) -> Step:
         x, state, weights = inputs.cell(case)
-        function = {"lstm": lstm, "gru": gru}[case.method]
+        function = CELLS[case.method]
         args = (x, *state, *weights.values())
         return Step("cell(*args)", {"cell": function, "args": args}, result=lambda: function(*args))
+
+    def sequence(self, case: SequenceCase) -> Step:
+        given = inputs.sequence(case)
+        args = (CELLS[case.method], given.x, given.state, list(given.weights.values()))
+        names: dict[str, Any] = {"sequence": sequence, "args": args}
+        return Step("new = sequence(*args)", names, result=lambda: list(names["new"]))

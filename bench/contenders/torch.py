@@ -1,4 +1,4 @@
-"""PyTorch: its fused optimizers, foreach where there is no fused one, and its cells in inference mode."""
+"""PyTorch: its fused optimizers, foreach where there is no fused one, its cells and recurrent modules."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from bench import contenders, inputs
-from bench.cases import CellCase, OptimCase
+from bench.cases import CellCase, OptimCase, SequenceCase
 from bench.contenders import Step
 
 
@@ -58,3 +58,32 @@ class Contender(contenders.Contender):
             return [a.numpy() for a in (new if case.method == "lstm" else (new,))]
 
         return Step("cell(x, state)", names, result)
+
+    def sequence(self, case: SequenceCase) -> Step:
+        given = inputs.sequence(case)
+        rnn = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[case.method](case.size, case.size)
+        rnn.load_state_dict({f"{name}_l0": torch.from_numpy(weight) for name, weight in given.weights.items()})
+        x, *state = (tensor(a) for a in (given.x, *(a[None] for a in given.state)))
+        names: dict[str, Any] = {"rnn": rnn, "x": x, "state": tuple(state) if len(state) > 1 else state[0]}
+
+        def result() -> list[np.ndarray]:
+            new = names["new"] if case.method == "lstm" else (names["new"],)
+            dx, *gradients = names.get("g", (None,))
+            dstate, dweights = gradients[: len(state)], gradients[len(state) :]
+            found = [names["y"], *(a[0] for a in new)]
+            if case.backward:
+                found += [dx, *(a[0] for a in dstate), *dweights]
+            return [a.detach().numpy() for a in found]
+
+        if case.backward:
+            wanted = [a.requires_grad_() for a in (x, *state)] + [rnn.get_parameter(f"{w}_l0") for w in given.weights]
+            names |= {"grad": torch.autograd.grad, "wanted": wanted, "dy": tensor(given.dy)}
+            return Step("y, new = rnn(x, state); g = grad(y, wanted, dy)", names, result, "autograd")
+        self.stack.enter_context(torch.inference_mode())
+        if not case.varied:
+            return Step("y, new = rnn(x, state)", names, result)
+        packing = torch.nn.utils.rnn
+        names |= {"pack": packing.pack_padded_sequence, "pad": packing.pad_packed_sequence}
+        names["lengths"] = torch.from_numpy(given.lengths)
+        statement = "y, new = rnn(pack(x, lengths, enforce_sorted=False), state); y, _ = pad(y)"
+        return Step(statement, names, result, "packed")

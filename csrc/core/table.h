@@ -48,6 +48,7 @@ struct CellWeights {
   const void* bias_hh;    // (G·H) or null
   const void* weight_ch;  // (peepholes, H) or null
   const void* packed;     // all of the above as CellEntry::pack laid them out, or null: then they are packed on the way
+  Storage storage;        // of `packed`, or to pack them in; float32 alone has a choice
 };
 
 struct CellForward {
@@ -129,7 +130,7 @@ struct Sweep {
 struct CellEntry {
   const char* name;
   int gates, states, saved, peepholes;
-  std::size_t (*packed_bytes[kDtypes])(std::size_t I, std::size_t H);
+  std::size_t (*packed_bytes[kDtypes])(std::size_t I, std::size_t H, Storage storage);
   void (*pack[kDtypes])(const CellWeights& weights, std::size_t I, std::size_t H, void* packed);
   void (*forward[kDtypes])(const CellForward& call);
   void (*backward[kDtypes])(const CellBackward& call);

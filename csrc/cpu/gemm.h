@@ -47,8 +47,8 @@ FN void unroll(F f) {
 }
 
 // partial[row..row+R, first..first+P) += a·panel for K > 0 values of k.
-template <int R, int P, int A, class Gates, class T>
-FN void tile(T* partial, std::size_t panels, const T* a, std::size_t row_stride, const T* w, std::size_t stride,
+template <int R, int P, int A, class Gates, class T, class S>
+FN void tile(T* partial, std::size_t panels, const T* a, std::size_t row_stride, const S* w, std::size_t stride,
              std::size_t K) {
   using V = Vec<T>;
   constexpr int N = V::size, C = Gates::count;
@@ -94,9 +94,9 @@ FN void tile(T* partial, std::size_t panels, const T* a, std::size_t row_stride,
 }
 
 // The tile of `rows` × `tile_panels`, at most R × P; one of the two is 1.
-template <int R, int P, int A, class Gates, class T>
+template <int R, int P, int A, class Gates, class T, class S>
 void tile_of(std::size_t rows, std::size_t tile_panels, T* partial, std::size_t panels, const T* a,
-             std::size_t row_stride, const T* w, std::size_t stride, std::size_t K) {
+             std::size_t row_stride, const S* w, std::size_t stride, std::size_t K) {
   if (rows == R && tile_panels == P) return tile<R, P, A, Gates>(partial, panels, a, row_stride, w, stride, K);
   if constexpr (R > 1)
     tile_of<R - 1, P, A, Gates>(rows, tile_panels, partial, panels, a, row_stride, w, stride, K);
@@ -115,7 +115,7 @@ void accumulate(std::size_t rows, std::size_t panels, T* partial, const T* a, st
   const std::size_t block = !alone ? kBlock : Source::packed ? std::max<std::size_t>(K, 1) : kBlock / panels;
   for (std::size_t k = 0; k < K; k += block) {
     const std::size_t ks = std::min(block, K - k);
-    const T* const panel = source(k, ks);
+    const auto* const panel = source(k, ks);
     if (alone)
       for (std::size_t first = 0; first < panels; first += P)
         tile_of<1, P, A, Gates>(1, std::min(P, panels - first), partial + first * A * N, panels, a + k, 0,
@@ -135,14 +135,14 @@ inline constexpr std::size_t kLine = 64;  // bytes
 
 // Panels that lie packed, `stride` apart: source(k, ks) is the first one from k on. What follows its last k-block is
 // the next product's panel, so prefetching runs on into it.
-template <class Gates, class T>
+template <class Gates, class T, class S = T>
 struct PackedPanels {
   static constexpr bool packed = true;
-  const T* panel;
+  const S* panel;
   std::size_t stride;
   static constexpr std::size_t width = Gates::count * Vec<T>::size;
-  static constexpr std::size_t lines = kBlock * width * sizeof(T) / kLine;
-  const T* operator()(std::size_t k, std::size_t) const { return panel + k * width; }
+  static constexpr std::size_t lines = kBlock * width * sizeof(S) / kLine;
+  const S* operator()(std::size_t k, std::size_t) const { return panel + k * width; }
   // Asks for lines first … last-1 of a k-block to be brought to L2.
   void prefetch(std::size_t k, std::size_t first, std::size_t last) const {
     const char* const block = reinterpret_cast<const char*>(panel + k * width);
@@ -168,6 +168,18 @@ FN void transpose(Vec<T>* v) {
       if (!(i & block)) exchange<block>(v[i], v[i + block], std::make_integer_sequence<int, N>{});
     transpose<block * 2>(v);
   }
+}
+
+// The same for panels at `panel`, in units of T like `stride`, whatever they are stored as.
+template <int A, class Gates, class T>
+void accumulate_packed(std::size_t rows, std::size_t panels, T* partial, const T* a, std::size_t K, const T* panel,
+                       std::size_t stride, Storage storage, std::size_t packed_rows) {
+  if constexpr (std::is_same_v<T, float>)
+    if (storage == Storage::bfloat16)
+      return accumulate<A, Gates>(
+          rows, panels, partial, a, K,
+          PackedPanels<Gates, T, BFloat16>{reinterpret_cast<const BFloat16*>(panel), 2 * stride}, packed_rows);
+  accumulate<A, Gates>(rows, panels, partial, a, K, PackedPanels<Gates, T>{panel, stride}, packed_rows);
 }
 
 // Rows of K elements, row i at row(i), in k-blocks of consecutive rows; zeros where row(i) is null.

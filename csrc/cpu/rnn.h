@@ -20,11 +20,14 @@ struct Layout {
   using T = typename Cell::Scalar;
   static constexpr std::size_t N = Vec<T>::size, kStart = (Cell::accumulators + Cell::peepholes) * N;
   std::size_t I, H;
+  Storage storage = Storage::same;  // of all but the initial values and peepholes
 
   std::size_t panels() const { return (H + N - 1) / N; }
-  std::size_t state() const { return kStart + I * Cell::InputGates::count * N; }
-  std::size_t late() const { return state() + H * Cell::StateGates::count * N; }
-  std::size_t size() const { return late() + H * Cell::LateGates::count * N; }
+  // In units of T.
+  std::size_t room(std::size_t weights) const { return storage == Storage::same ? weights : weights / 2; }
+  std::size_t state() const { return kStart + room(I * Cell::InputGates::count * N); }
+  std::size_t late() const { return state() + room(H * Cell::StateGates::count * N); }
+  std::size_t size() const { return late() + room(H * Cell::LateGates::count * N); }
 };
 
 template <class T>
@@ -63,24 +66,41 @@ void pack_start(const CellWeights& w, std::size_t H, std::size_t unit, typename 
 }
 
 template <class Cell>
-std::size_t packed_bytes(std::size_t I, std::size_t H) {
-  const Layout<Cell> layout{I, H};
+std::size_t packed_bytes(std::size_t I, std::size_t H, Storage storage) {
+  const Layout<Cell> layout{I, H, storage};
   return layout.panels() * layout.size() * sizeof(typename Cell::Scalar);
+}
+
+// A panel of a weight matrix (…·H, K) as it is stored.
+template <class Gates, class T>
+void pack_panel(const T* w, std::size_t H, std::size_t unit, std::size_t K, Storage storage, T* to) {
+  if (storage == Storage::same) return pack_transposed<Gates>(w, H, K, unit, K, to);
+  constexpr std::size_t width = Gates::count * Vec<T>::size;
+  T* const room = as<T>(scratch(kBlock * width * sizeof(T)));
+  for (std::size_t k = 0; k < K; k += kBlock) {
+    const std::size_t ks = std::min(kBlock, K - k);
+    pack_transposed<Gates>(w + k, H, K, unit, ks, room);
+    BFloat16* const narrow = reinterpret_cast<BFloat16*>(to) + k * width;
+    for (std::size_t i = 0; i < ks * width; ++i) narrow[i] = BFloat16(float(room[i]));
+  }
 }
 
 template <class Cell>
 void pack(const CellWeights& w, std::size_t I, std::size_t H, void* packed) {
   using T = typename Cell::Scalar;
-  const Layout<Cell> layout{I, H};
+  const Layout<Cell> layout{I, H, w.storage};
   parallel(threads_for(4 * double(layout.panels() * layout.size())), [&](const Team& team) {
     const Share own(layout.panels(), 1, team.thread, team.threads);
     for (std::size_t panel = own.begin; panel < own.end; ++panel) {
       const std::size_t unit = panel * Layout<Cell>::N;
       T* const to = as<T>(packed) + panel * layout.size();
       pack_start<Cell>(w, H, unit, to);
-      pack_transposed<typename Cell::InputGates>(as<T>(w.weight_ih), H, I, unit, I, to + Layout<Cell>::kStart);
-      pack_transposed<typename Cell::StateGates>(as<T>(w.weight_hh), H, H, unit, H, to + layout.state());
-      pack_transposed<typename Cell::LateGates>(as<T>(w.weight_hh), H, H, unit, H, to + layout.late());
+      const auto matrix = [&]<class Gates>(Gates, const void* weights, std::size_t K, std::size_t offset) {
+        if constexpr (Gates::count > 0) pack_panel<Gates>(as<T>(weights), H, unit, K, w.storage, to + offset);
+      };
+      matrix(typename Cell::InputGates{}, w.weight_ih, I, Layout<Cell>::kStart);
+      matrix(typename Cell::StateGates{}, w.weight_hh, H, layout.state());
+      matrix(typename Cell::LateGates{}, w.weight_hh, H, layout.late());
     }
   });
 }
@@ -114,8 +134,7 @@ class Panels {
   void add(std::size_t rows, T* partial, const T* a, const void* matrix, std::size_t K, std::size_t offset) const {
     constexpr int A = Cell::accumulators;
     if (w_.packed)
-      accumulate<A, Gates>(rows, panels_, partial, a, K, PackedPanels<Gates, T>{packed() + offset, layout_.size()},
-                           rows);
+      accumulate_packed<A, Gates>(rows, panels_, partial, a, K, packed() + offset, layout_.size(), w_.storage, rows);
     else
       accumulate<A, Gates>(rows, panels_, partial, a, K,
                            PackingPanels<Gates, T>{as<T>(matrix), layout_.H, K, first_ * Layout<Cell>::N, panels_,
@@ -143,7 +162,7 @@ void forward(const CellForward& call) {
   constexpr std::size_t N = V::size;
   constexpr bool has_late = Late::count > 0;
   const std::size_t B = call.B, I = call.I, H = call.H;
-  const Layout<Cell> layout{I, H};
+  const Layout<Cell> layout{I, H, call.weights.storage};
 
   // h where it is overwritten while other panels still read it, then what passes from the first product to the second.
   const bool in_place = call.out[0] == call.state[0];

@@ -116,7 +116,8 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
   constexpr std::size_t N = V::size;
   constexpr bool has_late = Late::count > 0;
   const std::size_t B = sweeps[0].B, I = sweeps[0].I, H = sweeps[0].H;
-  const Layout<Cell> layout{I, H};
+  const Storage storage = sweeps[0].weights.storage;
+  const Layout<Cell> layout{I, H, storage};
   const std::size_t panels = layout.panels();
   const RowBlocks blocks{B, H};
   const std::size_t group = B == 1 ? kTilePanels<1> : 1;
@@ -182,8 +183,7 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
               const T* const panel = v.packed + p * layout.size();
               T* const partial = to + ((p - first) * chunk_rows + row) * A * N;
               for (std::size_t r = 0; r < rows; ++r) std::copy_n(panel, A * N, partial + r * A * N);
-              accumulate<A, Input>(rows, 1, partial, x_room, I, PackedPanels<Input, T>{panel + Layout<Cell>::kStart, 0},
-                                   rows);
+              accumulate_packed<A, Input>(rows, 1, partial, x_room, I, panel + Layout<Cell>::kStart, 0, storage, rows);
             }
           }
           to += (last - first) * chunk_rows * A * N;
@@ -255,8 +255,8 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
       each_block([&](const View& v, std::size_t first, std::size_t count, T* partial, std::size_t row0,
                      std::size_t rows, std::size_t live) {
         const T* const panel = v.packed + first * layout.size();
-        accumulate<A, State>(live, count, partial, v.h[now] + row0 * H, H,
-                             PackedPanels<State, T>{panel + layout.state(), layout.size()}, rows);
+        accumulate_packed<A, State>(live, count, partial, v.h[now] + row0 * H, H, panel + layout.state(), layout.size(),
+                                    storage, rows);
         if constexpr (has_late)
           each_vector(first, count, partial, live,
                       [&](std::size_t, std::size_t r, std::size_t unit, std::size_t lanes, T* at)
@@ -275,8 +275,8 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
         each_block([&](const View& v, std::size_t first, std::size_t count, T* partial, std::size_t row0,
                        std::size_t rows, std::size_t live) {
           const T* const panel = v.packed + first * layout.size();
-          accumulate<A, Late>(live, count, partial, v.reset_h + row0 * H, H,
-                              PackedPanels<Late, T>{panel + layout.late(), layout.size()}, rows);
+          accumulate_packed<A, Late>(live, count, partial, v.reset_h + row0 * H, H, panel + layout.late(),
+                                     layout.size(), storage, rows);
           finish(v, first, count, partial, row0, rows, live);
         });
       }

@@ -204,11 +204,30 @@ FN Vec<T> pow2(Vec<T> n) {
   return from_bits<V>((integer + bias) << mantissa);
 }
 
+// A float's upper half.
+struct BFloat16 {
+  std::uint16_t bits;
+
+  BFloat16() = default;
+  // To nearest, ties to even; NaN stays NaN.
+  explicit BFloat16(float x) {
+    std::uint32_t whole;
+    __builtin_memcpy(&whole, &x, sizeof whole);
+    bits = std::uint16_t(x != x ? whole >> 16 | 0x40 : (whole + 0x7FFF + (whole >> 16 & 1)) >> 16);
+  }
+};
+
 // Memory. `load` and `store` take any alignment. `load_n` and `store_n` touch the first n < size elements only; the
 // missing lanes read as zero. `S` is the storage type.
 template <class T, class S>
 FN Vec<T> load(const S* p) {
-  static_assert(std::is_same_v<S, T>, "a storage type needs its conversion here");
+  if constexpr (std::is_same_v<S, BFloat16>) {
+    typedef std::uint16_t Narrow __attribute__((vector_size(Vec<T>::size * 2)));
+    Narrow narrow;
+    __builtin_memcpy(&narrow, p, sizeof narrow);
+    return from_bits<Vec<T>>(__builtin_convertvector(narrow, Bits<Vec<T>>) << 16);
+  }
+  static_assert(std::is_same_v<S, T> || std::is_same_v<S, BFloat16>, "a storage type needs its conversion here");
   Vec<T> r;
   __builtin_memcpy(&r.raw, p, sizeof r.raw);
   return r;

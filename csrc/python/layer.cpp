@@ -128,6 +128,7 @@ struct Run {
 struct Layer : std::enable_shared_from_this<Layer> {
   std::vector<std::unique_ptr<Weights>> directions;
   std::vector<py::array> packed;  // of each direction while frozen
+  Storage storage = Storage::same;
   const CellEntry* cell;
   Dtype dtype;
   std::size_t I, H;
@@ -148,11 +149,13 @@ struct Layer : std::enable_shared_from_this<Layer> {
   std::size_t D() const { return directions.size(); }
   double step_flops(std::size_t B) const { return 2.0 * double(D() * B * std::size_t(cell->gates) * H * (I + H)); }
 
-  void freeze() {
+  void freeze(const std::string& as) {
+    const Storage wanted = storage_of(as, dtype);
     std::vector<py::array> all;
-    for (const auto& w : directions) all.push_back(w->packed());
+    for (const auto& w : directions) all.push_back(w->packed(wanted));
     for (const auto& w : directions) w->set_writeable(false);
     packed = std::move(all);
+    storage = wanted;
   }
   void unfreeze() {
     for (const auto& w : directions) w->set_writeable(true);
@@ -228,6 +231,7 @@ struct Layer : std::enable_shared_from_this<Layer> {
       void* const to = room + d * packed_bytes();
       if (snapshot.empty()) directions[d]->pack(to);
       all[d].weights.packed = snapshot.empty() ? to : snapshot[d].data();
+      all[d].weights.storage = snapshot.empty() ? Storage::same : storage;
     }
   }
 
@@ -405,12 +409,14 @@ void dropout(const py::array& x, py::array& y, double p, std::uint64_t seed, std
 // Layers over one step at a time, with packed weights and a state of its own.
 class Stream {
  public:
-  Stream(const std::string& kind, const std::vector<py::dict>& layers, std::size_t batch, int threads)
+  Stream(const std::string& kind, const std::vector<py::dict>& layers, std::size_t batch, int threads,
+         const std::string& as)
       : batch_(batch), threads_(threads) {
     for (const py::dict& weights : layers) {
       layers_.push_back(std::make_unique<Weights>(kind, weights));
       const Weights& w = *layers_.back();
-      packed_.push_back(w.packed());
+      storage_ = storage_of(as, w.dtype);
+      packed_.push_back(w.packed(storage_));
       if (layers_.size() > 1 && (w.I != layers_[0]->H || w.H != layers_[0]->H || w.dtype != layers_[0]->dtype))
         throw py::value_error("expected layers that follow each other");
     }
@@ -465,7 +471,7 @@ class Stream {
         const Weights& layer = *layers_[i];
         call.I = call.ld_x = layer.I;
         call.H = layer.H;
-        call.weights = layer.pointers(packed_[i].data());
+        call.weights = layer.pointers(packed_[i].data(), storage_);
         for (std::size_t j = 0; j < state_.size(); ++j) {
           call.out[j] = static_cast<char*>(state_[j].mutable_data()) + i * bytes;
           call.state[j] = call.out[j];
@@ -489,6 +495,7 @@ class Stream {
   static constexpr double kReleaseGil = 1 << 17;  // fused multiply-adds: about 5 µs
   const std::size_t batch_;
   const int threads_;
+  Storage storage_ = Storage::same;
   std::vector<std::unique_ptr<Weights>> layers_;
   std::vector<py::array> packed_, state_;
 };
@@ -513,7 +520,7 @@ void bind_layer(py::module_& module) {
                          int tape) { return layer.forward(x, y, state, out, lengths, reset, Tape(tape)); });
   module.def("dropout", &dropout);
   py::class_<Stream>(module, "Stream", py::is_final())
-      .def(py::init<const std::string&, const std::vector<py::dict>&, std::size_t, int>())
+      .def(py::init<const std::string&, const std::vector<py::dict>&, std::size_t, int, const std::string&>())
       .def_property_readonly("state", &Stream::state)
       .def("stepper", [](const py::object& self) { return fast_method<Stream, 2, &Stream::step>(self); });
 }

@@ -47,9 +47,16 @@ Weights::Weights(const std::string& kind, const py::dict& weights) : cell(&find_
   }
 }
 
-py::array Weights::packed() const {
-  py::array to = zeros({Py_ssize_t(packed_bytes() / size_of(dtype))}, dtype);
-  pack(to.mutable_data());
+Storage storage_of(const std::string& weights, Dtype dtype) {
+  if (weights == name_of(dtype)) return Storage::same;
+  if (weights == "bfloat16" && dtype == Dtype::f32) return Storage::bfloat16;
+  throw py::value_error(std::string("weights: expected '") + name_of(dtype) +
+                        (dtype == Dtype::f32 ? "' or 'bfloat16', got '" : "', got '") + weights + "'");
+}
+
+py::array Weights::packed(Storage storage) const {
+  py::array to = zeros({Py_ssize_t(packed_bytes(storage) / size_of(dtype))}, dtype);
+  pack(to.mutable_data(), storage);
   return to;
 }
 

@@ -13,6 +13,9 @@ namespace fusedstep::python {
 inline constexpr const char* kWeightNames[] = {"weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_ch"};
 inline constexpr int kWeights = 5;
 
+// float32, float64 or bfloat16, as weights of that dtype are to be packed; ValueError where they cannot be.
+Storage storage_of(const std::string& weights, Dtype dtype);
+
 const CellEntry& find_cell(const std::string& kind);
 
 // A cell's weight arrays, checked; absent ones are null.
@@ -27,10 +30,16 @@ struct Weights {
   Weights(const std::string& kind, const py::dict& weights);
 
   const void* data(int i) const { return arrays[i] ? arrays[i]->data : nullptr; }
-  CellWeights pointers(const void* packed) const { return {data(0), data(1), data(2), data(3), data(4), packed}; }
-  std::size_t packed_bytes() const { return cell->packed_bytes[int(dtype)](I, H); }
-  void pack(void* to) const { cell->pack[int(dtype)](pointers(nullptr), I, H, to); }
-  py::array packed() const;
+  CellWeights pointers(const void* packed, Storage storage = Storage::same) const {
+    return {data(0), data(1), data(2), data(3), data(4), packed, storage};
+  }
+  std::size_t packed_bytes(Storage storage = Storage::same) const {
+    return cell->packed_bytes[int(dtype)](I, H, storage);
+  }
+  void pack(void* to, Storage storage = Storage::same) const {
+    cell->pack[int(dtype)](pointers(nullptr, storage), I, H, to);
+  }
+  py::array packed(Storage storage = Storage::same) const;
   // Sets the flag itself: the arrays are the cell's own, and NumPy would refuse where they came out of a pickle.
   void set_writeable(bool writeable) const;
 };

@@ -1,6 +1,7 @@
 """What a user sees of the modules: shapes, weights, tapes, freezing, copies, streams, training, threads, Ctrl-C."""
 
 import copy
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -500,6 +501,7 @@ INTERRUPTED = """
     import numpy as np
     from fusedstep.rnn import {cls}
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     module = {cls}(1, 512, rng=0).freeze()
     short, x = np.ones((3, 1, 1), np.float32), np.ones(({steps}, 1, 1), np.float32)
     desired, _ = module(short)
@@ -533,3 +535,60 @@ def test_interrupt_ends_a_long_call(call, steps):
     script = textwrap.dedent(INTERRUPTED).format(cls="GRU", call=call, steps=steps)
     process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
     assert process.returncode == 0, process.stderr
+
+
+# ---- packed weights in bfloat16
+
+
+def rounded(array):
+    """float32 rounded to 8 significant bits, to nearest, ties to even."""
+    bits = array.view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+def rounded_module(module):
+    """A copy whose weight matrices are rounded; biases and peepholes are kept in full."""
+    copied = copy.deepcopy(module)
+    for name, array in copied.weights.items():
+        if name.startswith(("weight_ih", "weight_hh")):
+            array[...] = rounded(array)
+    return copied
+
+
+@kinds
+@pytest.mark.parametrize(("B", "H"), [(1, 40), (5, 17)])
+def test_bfloat16_weights_are_rounded_weights(kind, B, H):
+    module = MODULES[kind](7, H, 2, rng=0)
+    x = np.random.default_rng(1).standard_normal((6, B, 7)).astype(np.float32)
+    desired, state = rounded_module(module)(x)
+    y, new = module.freeze("bfloat16")(x)
+    np.testing.assert_array_equal(y, desired)
+    for a, b in zip(arrays_of(new), arrays_of(state), strict=True):
+        np.testing.assert_array_equal(a, b)
+    stream = module.unfreeze().stream(B, weights="bfloat16")
+    np.testing.assert_array_equal([stream.step(x_t) for x_t in x], desired)
+    full, _ = module(x)
+    before = [array.copy() for array in arrays_of(stream.state)]
+    assert stream.quantization_error(x) == np.abs(desired - full).max() / np.abs(full).max()
+    for a, b in zip(arrays_of(stream.state), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert 0 < stream.quantization_error(x) < 0.02
+    assert module.stream(B).quantization_error(x) == 0
+
+
+def test_frozen_as_bfloat16_is_for_inference():
+    module = LSTM(3, 5, rng=0).freeze("bfloat16")
+    x = np.ones((2, 1, 3), np.float32)
+    with pytest.raises(ValueError, match=r"^forward: .*bfloat16"):
+        module.forward(x)
+    again = pickle.loads(pickle.dumps(module))
+    np.testing.assert_array_equal(again(x)[0], module(x)[0])
+    module.unfreeze().forward(x)
+
+
+@pytest.mark.parametrize("call", ["freeze", "stream"])
+def test_unknown_packing_is_refused(call):
+    for module, weights in ((LSTM(3, 5), "float64"), (LSTM(3, 5), 8), (LSTM(3, 5, dtype=np.float64), "bfloat16")):
+        with pytest.raises(ValueError, match=f"^weights: .*{weights}"):
+            getattr(module, call)(weights=weights)
+        assert not module.frozen

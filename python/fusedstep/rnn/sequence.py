@@ -173,6 +173,7 @@ class Module:
 
     def _build(self, weights: dict[str, Array]) -> None:
         self._weights = MappingProxyType(weights)
+        self._frozen_as = ""
         self._layers = [
             _core.Layer(
                 self._kind,
@@ -225,16 +226,35 @@ class Module:
         """Whether a packed snapshot of the weights is in use."""
         return self._layers[0].frozen
 
-    def freeze(self) -> Self:
+    def freeze(self, weights: str | None = None) -> Self:
         """Pack a snapshot of the weights, once for all calls, and mark the arrays read-only until `unfreeze`.
+
+        Parameters
+        ----------
+        weights : {"float32", "bfloat16"}, optional
+            What the snapshot holds; the module's dtype where None. With "bfloat16" each weight but the biases and
+            peepholes is rounded to 8 significant bits: half the bytes, for inference alone.
 
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            `weights` is neither, or the module is not float32.
         """
+        form = self._packing(weights)
         for layer in self._layers:
-            layer.freeze()
+            layer.freeze(form)
+        self._frozen_as = form
         return self
+
+    def _packing(self, weights: Any) -> str:
+        known = (self.dtype.name, "bfloat16")[: 2 if self.dtype == np.float32 else 1]
+        if weights is not None and (not isinstance(weights, str) or weights not in known):
+            raise ValueError(f"weights: expected {' or '.join(map(repr, known))}, got {weights!r}")
+        return weights or self.dtype.name
 
     def unfreeze(self) -> Self:
         """Drop the snapshot and make the arrays writeable.
@@ -320,6 +340,10 @@ class Module:
             An argument does not fit; the message names it.
         """
         kept = _kept(tape)
+        if self.frozen and self._frozen_as == "bfloat16":
+            raise ValueError(
+                "forward: expected weights in full, got a module frozen as bfloat16; call it, or unfreeze() it"
+            )
         if seed is None:
             seed = int(self._rng.integers(2**63)) if self.dropout else 0
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
@@ -510,13 +534,15 @@ class Module:
 
     # ---- streaming and the rest
 
-    def stream(self, batch: Any = 1, *, threads: Any = 1) -> "Stream":
+    def stream(self, batch: Any = 1, *, weights: str | None = None, threads: Any = 1) -> "Stream":
         """Pack the weights for one step at a time.
 
         Parameters
         ----------
         batch : int, optional
             Rows of every step.
+        weights : {"float32", "bfloat16"}, optional
+            How they are packed, as in `freeze`.
         threads : int, optional
             At most so many.
 
@@ -528,19 +554,20 @@ class Module:
         Raises
         ------
         ValueError
-            The module is bidirectional, or an argument is no integer from 1 on.
+            The module is bidirectional, or an argument is none of these.
         """
         if self.bidirectional:
             raise ValueError("stream: expected a module of one direction, got a bidirectional one")
         for name, value in (("batch", batch), ("threads", threads)):
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
                 raise ValueError(f"{name} must be an integer from 1 on, got {value!r}")
-        weights = [
+        layers = [
             {name: self.weights[ours] for name, ours in names.items()}
             for layer in range(self.num_layers)
             for names in self._layer_names(layer)
         ]
-        return Stream(_core.Stream(self._kind, weights, int(batch), int(threads)))
+        form = self._packing(weights)
+        return Stream(self, _core.Stream(self._kind, layers, int(batch), int(threads), form), form)
 
     def tape_bytes(self, T: Any, B: Any, tape: str = "full") -> int:
         """Tell the bytes that a tape alone holds, for rows of full length.
@@ -570,7 +597,8 @@ class Module:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy deeply: the options, the weights, and whether they are frozen."""
-        return _rebuild, (type(self), self._arguments(), self.dtype, dict(self.weights), self.frozen)
+        arguments = type(self), self._arguments(), self.dtype, dict(self.weights), self._frozen_as * self.frozen
+        return _rebuild, arguments
 
     def __copy__(self) -> Self:
         """Copy deeply: of two modules that share arrays, one could change what the other has frozen."""
@@ -583,11 +611,11 @@ class Module:
 
 
 def _rebuild(
-    cls: type[Module], arguments: dict[str, Any], dtype: DTypeLike, weights: dict[str, Array], frozen: bool
+    cls: type[Module], arguments: dict[str, Any], dtype: DTypeLike, weights: dict[str, Array], frozen_as: str
 ) -> Module:
     module = cls(**arguments, dtype=dtype)
     module._build(weights)
-    return module.freeze() if frozen else module.unfreeze()
+    return module.freeze(frozen_as) if frozen_as else module.unfreeze()
 
 
 class LSTM(Module):
@@ -729,12 +757,15 @@ class GRU(Module):
 class Stream:
     """A module one step at a time, with packed weights and a state of its own: made by `Module.stream`.
 
-    Its h equals that of the module over the sequence, bit for bit. A step allocates nothing where `out` is given.
+    Its h equals that of the module over the sequence, frozen as the stream is, bit for bit. A step allocates nothing
+    where `out` is given.
 
     Attributes
     ----------
     state : ndarray or tuple of ndarray
         h, or (h, c): (num_layers, batch, hidden_size) each. The stream's own arrays: write to them to set the state.
+    weights : str
+        How they are packed.
 
     Examples
     --------
@@ -748,10 +779,12 @@ class Stream:
     True
     """
 
-    __slots__ = ("_step", "_stream", "state")
+    __slots__ = ("_module", "_step", "_stream", "state", "weights")
 
-    def __init__(self, stream: _core.Stream) -> None:
+    def __init__(self, module: Module, stream: _core.Stream, weights: str) -> None:
+        self._module = module
         self._stream = stream
+        self.weights = weights
         self._step = stream.stepper()
         self.state = stream.state[0] if len(stream.state) == 1 else tuple(stream.state)
 
@@ -781,3 +814,39 @@ class Stream:
         """Zero the state, of some rows alone where `rows` (an index of the batch) is given."""
         for state in self.state if isinstance(self.state, tuple) else (self.state,):
             state[:, slice(None) if rows is None else rows] = 0
+
+    def quantization_error(self, x: Any) -> float:
+        """Measure what rounding the weights costs: the largest error of h over a sequence, relative to the largest h.
+
+        Parameters
+        ----------
+        x : array_like
+            (time, batch, input_size). Both start from zeros; the stream's own state stays as it is.
+
+        Returns
+        -------
+        float
+            max abs(h - h of the module's weights in full) / max abs(the latter), of the last layer; 0 where x is empty.
+
+        Notes
+        -----
+        The module's weights are taken as they are now, the stream's as they were when it was made.
+        """
+        states = self.state if isinstance(self.state, tuple) else (self.state,)
+        x = self._module._array(x, "x")
+        B, inputs = states[0].shape[1], self._module.input_size
+        if x.ndim != 3 or x.shape[1:] != (B, inputs):
+            raise ValueError(f"x: expected shape (time, {B}, {inputs}), got {x.shape}")
+        module = type(self._module)(
+            **{**self._module._arguments(), "batch_first": False, "dropout": 0.0}, dtype=x.dtype
+        )
+        desired, _ = module.load(self._module.weights)(x)
+        before = [state.copy() for state in states]
+        self.reset()
+        try:
+            steps = zip(np.ascontiguousarray(x), desired, strict=True)
+            error = max((float(np.abs(self.step(x_t) - h).max()) for x_t, h in steps), default=0.0)
+        finally:
+            for state, old in zip(states, before, strict=True):
+                state[...] = old
+        return error and error / float(np.abs(desired).max())
