@@ -64,33 +64,59 @@ FN void tile(T* partial, std::size_t panels, const T* a, std::size_t row_stride,
   };
   each([](V& s, T* at) __attribute__((always_inline)) { s = load<T>(at); });
   if (K == 0) __builtin_unreachable();
-  // Few instructions a product matter where another hyperthread takes its share of the decoder: the loop is unrolled,
-  // and of rows and columns the fewer stay in registers.
-#pragma GCC unroll 4
-  for (std::size_t k = 0; k < K; ++k, w += C * N) {
-    const auto x = [&](auto r) __attribute__((always_inline)) { return V(a[k + r * row_stride]); };
-    const auto column = [&](auto p, auto c) __attribute__((always_inline)) { return load<T>(w + p * stride + c * N); };
-    if constexpr (R <= P * C) {
-      V rows[R];
-      unroll<R>([&](auto r) __attribute__((always_inline)) { rows[r] = x(r); });
+  if constexpr (std::is_same_v<S, BFloat16>) {
+    const auto step = [&](std::size_t k, auto last) __attribute__((always_inline)) {
+      V x[R], next_x[R];
+      unroll<R>([&](auto r) __attribute__((always_inline)) {
+        x[r] = V(a[k + r * row_stride]);
+        if constexpr (!last) next_x[r] = V(a[k + 1 + r * row_stride]);
+      });
       unroll<P>([&](auto p) __attribute__((always_inline)) {
         unroll<C>([&](auto c) __attribute__((always_inline)) {
-          const V y = column(p, c);
-          unroll<R>([&](auto r) __attribute__((always_inline)) { sum[r][p][c] = fma(rows[r], y, sum[r][p][c]); });
+          V column, next;
+          load_pair(w + p * stride + c * 2 * N, column, next);
+          unroll<R>([&](auto r) __attribute__((always_inline)) {
+            sum[r][p][c] = fma(x[r], column, sum[r][p][c]);
+            if constexpr (!last) sum[r][p][c] = fma(next_x[r], next, sum[r][p][c]);
+          });
         });
       });
-    } else {
-      static_assert(P == 1);
-      V columns[C];
-      unroll<C>([&](auto c)
-                    __attribute__((always_inline)) { columns[c] = column(std::integral_constant<int, 0>{}, c); });
-      unroll<R>([&](auto r) __attribute__((always_inline)) {
-        const V y = x(r);
-        unroll<C>([&](auto c) __attribute__((always_inline)) { sum[r][0][c] = fma(y, columns[c], sum[r][0][c]); });
-      });
+      w += 2 * C * N;
+    };
+    std::size_t k = 0;
+    for (; k + 1 < K; k += 2) step(k, std::false_type{});
+    if (k < K) step(k, std::true_type{});
+    return each([](const V& s, T* at) __attribute__((always_inline)) { store(at, s); });
+  } else {
+    // Few instructions a product matter where another hyperthread takes its share of the decoder: the loop is unrolled,
+    // and of rows and columns the fewer stay in registers.
+#pragma GCC unroll 4
+    for (std::size_t k = 0; k < K; ++k, w += C * N) {
+      const auto x = [&](auto r) __attribute__((always_inline)) { return V(a[k + r * row_stride]); };
+      const auto column = [&](auto p, auto c)
+                              __attribute__((always_inline)) { return load<T>(w + p * stride + c * N); };
+      if constexpr (R <= P * C) {
+        V rows[R];
+        unroll<R>([&](auto r) __attribute__((always_inline)) { rows[r] = x(r); });
+        unroll<P>([&](auto p) __attribute__((always_inline)) {
+          unroll<C>([&](auto c) __attribute__((always_inline)) {
+            const V y = column(p, c);
+            unroll<R>([&](auto r) __attribute__((always_inline)) { sum[r][p][c] = fma(rows[r], y, sum[r][p][c]); });
+          });
+        });
+      } else {
+        static_assert(P == 1);
+        V columns[C];
+        unroll<C>([&](auto c)
+                      __attribute__((always_inline)) { columns[c] = column(std::integral_constant<int, 0>{}, c); });
+        unroll<R>([&](auto r) __attribute__((always_inline)) {
+          const V y = x(r);
+          unroll<C>([&](auto c) __attribute__((always_inline)) { sum[r][0][c] = fma(y, columns[c], sum[r][0][c]); });
+        });
+      }
     }
+    each([](const V& s, T* at) __attribute__((always_inline)) { store(at, s); });
   }
-  each([](const V& s, T* at) __attribute__((always_inline)) { store(at, s); });
 }
 
 // The tile of `rows` × `tile_panels`, at most R × P; one of the two is 1.
@@ -133,8 +159,8 @@ void accumulate(std::size_t rows, std::size_t panels, T* partial, const T* a, st
 
 inline constexpr std::size_t kLine = 64;  // bytes
 
-// Panels that lie packed, `stride` apart: source(k, ks) is the first one from k on. What follows its last k-block is
-// the next product's panel, so prefetching runs on into it.
+// Panels that lie packed, `stride` apart; in bfloat16 two values of k alternate, lane by lane: source(k, ks) is the
+// first one from k on. What follows its last k-block is the next product's panel, so prefetching runs on into it.
 template <class Gates, class T, class S = T>
 struct PackedPanels {
   static constexpr bool packed = true;

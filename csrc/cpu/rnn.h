@@ -24,10 +24,12 @@ struct Layout {
 
   std::size_t panels() const { return (H + N - 1) / N; }
   // In units of T.
-  std::size_t room(std::size_t weights) const { return storage == Storage::same ? weights : weights / 2; }
-  std::size_t state() const { return kStart + room(I * Cell::InputGates::count * N); }
-  std::size_t late() const { return state() + room(H * Cell::StateGates::count * N); }
-  std::size_t size() const { return late() + room(H * Cell::LateGates::count * N); }
+  std::size_t room(std::size_t K, int gates) const {
+    return (storage == Storage::same ? K : (K + 1) / 2) * std::size_t(gates) * N;
+  }
+  std::size_t state() const { return kStart + room(I, Cell::InputGates::count); }
+  std::size_t late() const { return state() + room(H, Cell::StateGates::count); }
+  std::size_t size() const { return late() + room(H, Cell::LateGates::count); }
 };
 
 template <class T>
@@ -81,7 +83,9 @@ void pack_panel(const T* w, std::size_t H, std::size_t unit, std::size_t K, Stor
     const std::size_t ks = std::min(kBlock, K - k);
     pack_transposed<Gates>(w + k, H, K, unit, ks, room);
     BFloat16* const narrow = reinterpret_cast<BFloat16*>(to) + k * width;
-    for (std::size_t i = 0; i < ks * width; ++i) narrow[i] = BFloat16(float(room[i]));
+    for (std::size_t i = 0; i < ks; ++i)
+      for (std::size_t j = 0; j < width; ++j)
+        narrow[i / 2 * 2 * width + 2 * j + i % 2] = BFloat16(float(room[i * width + j]));
   }
 }
 

@@ -217,17 +217,19 @@ struct BFloat16 {
   }
 };
 
+// Two vectors whose lanes alternate in memory: the first in the lower halves of as many words.
+FN void load_pair(const BFloat16* p, Vec<float>& first, Vec<float>& second) {
+  Bits<Vec<float>> words;
+  __builtin_memcpy(&words, p, sizeof words);
+  first = from_bits<Vec<float>>(words << 16);
+  second = from_bits<Vec<float>>(words & std::int32_t(0xFFFF0000));
+}
+
 // Memory. `load` and `store` take any alignment. `load_n` and `store_n` touch the first n < size elements only; the
 // missing lanes read as zero. `S` is the storage type.
 template <class T, class S>
 FN Vec<T> load(const S* p) {
-  if constexpr (std::is_same_v<S, BFloat16>) {
-    typedef std::uint16_t Narrow __attribute__((vector_size(Vec<T>::size * 2)));
-    Narrow narrow;
-    __builtin_memcpy(&narrow, p, sizeof narrow);
-    return from_bits<Vec<T>>(__builtin_convertvector(narrow, Bits<Vec<T>>) << 16);
-  }
-  static_assert(std::is_same_v<S, T> || std::is_same_v<S, BFloat16>, "a storage type needs its conversion here");
+  static_assert(std::is_same_v<S, T>, "a storage type needs its conversion here");
   Vec<T> r;
   __builtin_memcpy(&r.raw, p, sizeof r.raw);
   return r;
