@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 from fusedstep import _array, _core
 from fusedstep._array import Array
 from fusedstep.rnn._base import Gradients
+from fusedstep.rnn._formats import Formats
 
 TAPES = {"lean": 1, "full": 2}
 
@@ -93,7 +94,7 @@ class _Form:
         return (states, self.B, hidden) if self.batched else (states, hidden)
 
 
-class Module:
+class Module(Formats):
     """Base of `LSTM` and `GRU`: weights, the run over the layers, and back.
 
     Attributes
@@ -102,7 +103,6 @@ class Module:
         Under torch's names and in its layout.
     """
 
-    _options: ClassVar[tuple[str, ...]]  # what __init__ takes, by name, beyond sizes and dtype
     _states: ClassVar[tuple[str, ...]]
 
     def __init__(
@@ -756,6 +756,8 @@ class GRU(Module):
 
 class Stream:
     """A module one step at a time, with packed weights and a state of its own: made by `Module.stream`.
+
+    It is for one thread at a time.
 
     Its h equals that of the module over the sequence, frozen as the stream is, bit for bit. A step allocates nothing
     where `out` is given.
