@@ -321,7 +321,7 @@ def between(onnx, case, source, target):
     ]
 
 
-def onnx_model(onnx, case, between=between, attributes=(), node_of=None):
+def onnx_model(onnx, case, between=between, **attributes):
     """A model of a case: the initial states of each layer are inputs, and Y of the last and all states are outputs."""
     make, op = onnx.helper.make_node, "LSTM" if "lstm" in case.kind else "GRU"
     names = STATES[: len(case.states)]
@@ -336,8 +336,8 @@ def onnx_model(onnx, case, between=between, attributes=(), node_of=None):
         inputs = [f"x{k}", f"W{k}", f"R{k}", f"B{k}" if "B" in arrays else "", "", *(f"{s}{k}" for s in names)]
         inputs += [f"P{k}"] * ("P" in arrays)
         outputs = [f"y{k}", *(f"{s}{k} after" for s in names)]
-        options = onnx_attributes(case) | dict(attributes)
-        nodes.append((node_of or make)(op, inputs, outputs, name=f"layer {k}", **options))
+        options = onnx_attributes(case) | attributes
+        nodes.append(make(op, inputs, outputs, name=f"layer {k}", **options))
     D, L, width = case.directions, case.num_layers, case.hidden_size
     states = [f"{s}{k}" for k in range(L) for s in names]
     info = partial(onnx.helper.make_tensor_value_info, elem_type=onnx.TensorProto.FLOAT)
@@ -471,6 +471,12 @@ def batch_first_between(onnx, case, source, target):
     return [*between(onnx, case, source, "time first"), *nodes]
 
 
+def sides_alone(onnx, case, source, target):
+    """Y of a layer whose layout is batch first: directions are side by side once their axis is gone."""
+    del case
+    return [onnx.helper.make_node("Reshape", [source, "both sides"], [target])]
+
+
 def through(operator):
     def nodes(onnx, case, source, target):
         return [*between(onnx, case, source, "plain"), onnx.helper.make_node(operator, ["plain"], [target])]
@@ -499,6 +505,19 @@ def of_the_last_state(onnx, case, source, target):
 def test_stacked_layers_are_found_behind_what_moves_values(onnx, path, form):
     case = draw_form("gru_reset_before", form)
     assert_equal_weights(GRU.from_onnx(onnx_model(onnx, case, path).SerializeToString()), case.weights)
+
+
+@pytest.mark.parametrize("form", ["layers", "layers and directions"])
+def test_stacked_layers_of_either_layout_are_found(onnx, form):
+    case = draw_form("lstm", form)
+    model = onnx_model(onnx, case, sides_alone, layout=1)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0, 0, -1]), "both sides"))
+    module = LSTM.from_onnx(model.SerializeToString())
+    assert_options(module, case, batch_first=True)
+    assert_equal_weights(module, case.weights)
+    model = onnx_model(onnx, case, layout=1)
+    with refused(ValueError, "node_or_file: expected one LSTM, or layers that each take"):
+        LSTM.from_onnx(model.SerializeToString())
 
 
 @pytest.mark.parametrize("path", [through("Relu"), through("Tanh"), of_the_input, of_the_last_state, without_transpose])
@@ -670,6 +689,16 @@ def test_constant_in_the_place_of_an_argument_is_refused(name):
     LSTM.from_onnx(node, arrays)
     if name != "sequence_lens":
         LSTM.from_onnx(node, arrays | {"constant": np.zeros((1, B, H), np.float32)})
+
+
+def test_states_that_a_graph_computes_are_not_looked_at(onnx):
+    case = draw_form("gru", "layer")
+    model = onnx_model(onnx, case)
+    nodes = [onnx.helper.make_node("RandomUniform", [], ["h0"], shape=case.states[0].shape), *model.graph.node]
+    del model.graph.node[:], model.graph.input[1]
+    model.graph.node.extend(nodes)
+    onnx.checker.check_model(model)
+    assert_equal_weights(GRU.from_onnx(model.SerializeToString()), case.weights)
 
 
 def test_what_is_no_model_is_refused(onnx, tmp_path):

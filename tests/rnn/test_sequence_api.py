@@ -1,6 +1,8 @@
 """What a user sees of the modules: shapes, weights, tapes, freezing, copies, streams, training, threads, Ctrl-C."""
 
 import copy
+import doctest
+import importlib
 import pickle
 import subprocess
 import sys
@@ -592,3 +594,10 @@ def test_unknown_packing_is_refused(call):
         with pytest.raises(ValueError, match=f"^weights: .*{weights}"):
             getattr(module, call)(weights=weights)
         assert not module.frozen
+
+
+@pytest.mark.parametrize("module", ["lstm", "gru", "sequence"])
+def test_examples_of_docstrings(module):
+    result = doctest.testmod(importlib.import_module(f"fusedstep.rnn.{module}"))
+    assert result.attempted > 0
+    assert result.failed == 0
