@@ -582,7 +582,8 @@ void sweep_back(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) 
   });
 }
 
-// f(column, sum of it) for this thread's columns of a matrix (n, columns): in double, row by row.
+// f(column, sum of a block of it, whether it is the first) for this thread's columns of a matrix (n, columns): blocks
+// of kSumBlock rows, each summed in double.
 template <class T, class F>
 void sum_rows(const Team& team, const T* a, std::size_t n, std::size_t columns, F f) {
   using D = Vec<double>;
@@ -590,20 +591,25 @@ void sum_rows(const Team& team, const T* a, std::size_t n, std::size_t columns, 
   const Share own((columns + width - 1) / width, 1, team.thread, team.threads);
   for (std::size_t first = own.begin * width; first < std::min(columns, own.end * width); first += width) {
     const std::size_t some = std::min(width, columns - first);
-    double sums[width] = {};
-    if (some == width) {
-      D sum[side];
-      unroll<side>([&](auto i) __attribute__((always_inline)) { sum[i] = D(0.0); });
-      for (std::size_t row = 0; row < n; ++row)
-        unroll<side>([&](auto i) __attribute__((always_inline)) {
-          sum[i] = sum[i] + widen<D>(a + row * columns + first + i * D::size);
-        });
-      unroll<side>([&](auto i) __attribute__((always_inline)) { store(sums + i * D::size, sum[i]); });
-    } else {
-      for (std::size_t row = 0; row < n; ++row)
-        for (std::size_t i = 0; i < some; ++i) sums[i] += double(a[row * columns + first + i]);
-    }
-    for (std::size_t i = 0; i < some; ++i) f(first + i, sums[i]);
+    std::size_t begin = 0;
+    do {  // once even where there are no rows
+      const std::size_t end = std::min(n, begin + kSumBlock);
+      double sums[width] = {};
+      if (some == width) {
+        D sum[side];
+        unroll<side>([&](auto i) __attribute__((always_inline)) { sum[i] = D(0.0); });
+        for (std::size_t row = begin; row < end; ++row)
+          unroll<side>([&](auto i) __attribute__((always_inline)) {
+            sum[i] = sum[i] + widen<D>(a + row * columns + first + i * D::size);
+          });
+        unroll<side>([&](auto i) __attribute__((always_inline)) { store(sums + i * D::size, sum[i]); });
+      } else {
+        for (std::size_t row = begin; row < end; ++row)
+          for (std::size_t i = 0; i < some; ++i) sums[i] += double(a[row * columns + first + i]);
+      }
+      for (std::size_t i = 0; i < some; ++i) f(first + i, sums[i], begin == 0);
+      begin = end;
+    } while (begin < n);
   }
 }
 
@@ -643,11 +649,11 @@ void gradients(const Sweep& sweep, std::size_t begin, std::size_t end, bool add)
                as<T>(sweep.dweight_hh) + gate * H * H, H, add);
     }
     if (sweep.dbias_ih)
-      sum_rows(team, d, n, ld, [&](std::size_t column, double sum) {
+      sum_rows(team, d, n, ld, [&](std::size_t column, double sum, bool first) {
         const std::size_t slot = column / H, unit = column % H;
         const auto give = [&](void* bias, std::size_t gate) {
           T& to = as<T>(bias)[gate * H + unit];
-          to = T(add ? double(to) + sum : sum);
+          to = T(first && !add ? sum : double(to) + sum);
         };
         for (std::size_t gate = 0; gate < G; ++gate) {
           if (gate == slot) give(sweep.dbias_ih, gate);

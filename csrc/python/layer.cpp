@@ -1,6 +1,7 @@
 // A layer over whole sequences, and streams: arrays in, sweeps out. The arrays' shapes are the package's own doing;
 // what is checked here keeps a mistake there from becoming a wrong address.
 #include <algorithm>
+#include <chrono>
 #include <memory>
 #include <numeric>
 
@@ -17,22 +18,26 @@ namespace {
 constexpr int kMaxStates = 2;
 enum class Tape { none, lean, full };
 
-// Runs f(first, last) over [begin, end) without the GIL, in parts of about `flops`, and lets Python handle signals in
-// between: Ctrl-C ends a long call. Parts begin at multiples of `grain`.
-constexpr double kStepFlops = 2e9, kProductFlops = 2e10;  // tenths of a second, also where a step waits for memory
+// Runs f(first, last) over [0, n), or from its end down, without the GIL, in parts of about a tenth of a second, and
+// lets Python handle signals in between: Ctrl-C ends a long call. Parts begin at multiples of `grain`; how long they
+// are shows in no result. The first one is short.
 template <class F>
-void interruptible(double flops, std::size_t begin, std::size_t end, std::size_t grain, double flops_each,
-                   bool backwards, F f) {
-  const std::size_t grains = std::max<std::size_t>(1, std::size_t(flops / std::max(flops_each * double(grain), 1.0)));
-  const std::size_t part = grain * std::min(grains, (end - begin) / grain + 1);
-  const std::size_t parts = (end - begin + part - 1) / part;
-  for (std::size_t i = 0; i < parts; ++i) {
-    const std::size_t first = begin + (backwards ? parts - 1 - i : i) * part;
+void interruptible(std::size_t n, std::size_t grain, double flops_each, bool backwards, F f) {
+  constexpr double first_flops = 2e8, seconds = 0.1;
+  using Clock = std::chrono::steady_clock;
+  const auto whole = [&](double part) { return std::max<std::size_t>(std::size_t(part) / grain, 1) * grain; };
+  std::size_t part = whole(first_flops / std::max(flops_each, 1.0));
+  for (std::size_t done = 0, now; done < n; done += now) {
+    now = std::min(part, n - done);
+    const std::size_t first = backwards ? n - done - now : done;
+    const auto start = Clock::now();
     {
       const py::gil_scoped_release release;
-      f(first, std::min(end, first + part));
+      f(first, first + now);
     }
     if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    const double took = std::chrono::duration<double>(Clock::now() - start).count();
+    part = whole(double(now) * std::clamp(seconds / std::max(took, 1e-9), 0.1, 100.0));
   }
 }
 
@@ -277,7 +282,7 @@ struct Layer : std::enable_shared_from_this<Layer> {
     }
     // At least one part, also of no steps: it passes the state on.
     const std::size_t steps = shape.steps();
-    interruptible(kStepFlops, 0, std::max<std::size_t>(steps, 1), 1, step_flops(shape.B), false,
+    interruptible(std::max<std::size_t>(steps, 1), 1, step_flops(shape.B), false,
                   [&](std::size_t first, std::size_t last) {
       cell->sweep[int(dtype)](all.data(), int(D()), first, std::min(last, steps));
       for (Sweep& sweep : all) std::copy(sweep.out, sweep.out + kMaxStates, sweep.state);
@@ -356,18 +361,18 @@ struct Layer : std::enable_shared_from_this<Layer> {
     }
     if (lean)
       for (Sweep& sweep : all)
-        interruptible(kProductFlops, 0, R, 1, step_flops(1) / double(D()), false,
+        interruptible(R, 1, step_flops(1) / double(D()), false,
                       [&](std::size_t begin, std::size_t end) { cell->replay[type](sweep, begin, end); });
     {
       const py::gil_scoped_release release;
       for (const Sweep& sweep : all) cell->pack_columns[type](sweep.weights, H, const_cast<void*>(sweep.columns));
     }
     if (B)
-      interruptible(kStepFlops, 0, shape.steps(), 1, step_flops(B), true,
+      interruptible(shape.steps(), 1, step_flops(B), true,
                     [&](std::size_t begin, std::size_t end) { cell->sweep_back[type](all.data(), n, begin, end); });
     for (std::size_t d = 0; d < D(); ++d) {
       bool more = add;
-      interruptible(kProductFlops, 0, std::max<std::size_t>(R, 1), kSumBlock, 2 * step_flops(1) / double(D()), false,
+      interruptible(std::max<std::size_t>(R, 1), kSumBlock, 2 * step_flops(1) / double(D()), false,
                     [&](std::size_t begin, std::size_t end) {
         cell->gradients[type](all[d], begin, std::min(end, R), more);
         more = true;
