@@ -17,8 +17,10 @@
 
 namespace fusedstep::ISA {
 
-// Threads for steps of `work` fused multiply-adds each: awake already, they cost a barrier a step alone.
-inline int threads_for_steps(double work) { return threads_for(4 * work); }
+// Threads for steps of so many rows and weights: those of a few rows wait for the weights, and take as long as four.
+inline int threads_for_steps(std::size_t rows, double weights) {
+  return threads_for(std::max(double(rows), 4.0) * weights);
+}
 
 inline constexpr std::size_t kChunkRows = 2 * kRowBlock;  // rows that share a product with W_ih
 
@@ -139,8 +141,8 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
                 from + (2 + has_late) * rows_size};
   };
 
-  const double work = double(n) * double(B) * double(H) * double(H) * (State::count + Late::count);
-  parallel(threads_for_steps(work), [&](const Team& team) {
+  const double weights = double(n) * double(H) * double(H) * (State::count + Late::count);
+  parallel(threads_for_steps(B, weights), [&](const Team& team) {
     std::size_t own_panels = 0;
     each_own(team, n, panels, [&](std::size_t, std::size_t first, std::size_t last) { own_panels += last - first; });
     const std::size_t chunk_steps = std::max<std::size_t>(1, kChunkRows / B), chunk_rows = chunk_steps * B;
@@ -476,8 +478,8 @@ void sweep_back(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) 
     T* const sums = from + 2 * packed_size;
     return View{{sweeps[i]}, {from, from + packed_size}, sums, sums + sums_size, sums + Cell::states * sums_size};
   };
-  const double work = double(n) * double(B) * double(H) * double(H) * G;
-  parallel(threads_for_steps(work), [&](const Team& team) {
+  const double weights = double(n) * double(H) * double(H) * G;
+  parallel(threads_for_steps(B, weights), [&](const Team& team) {
     // f(view, row, first row and rows of its block, unit, lanes, place in dh and the like), for own units
     const auto each_vector = [&](auto active, auto f) __attribute__((always_inline)) {
       each_own(team, n, panels, [&](std::size_t i, std::size_t first, std::size_t last) {
