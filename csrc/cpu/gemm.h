@@ -391,13 +391,13 @@ void pack_columns(const Team& team, const T* b, std::size_t ld, std::size_t K, s
   for (std::size_t p = own.begin; p < own.end; ++p) from.panel(p, 0, to + p * K * kColumns<T>)(0, K);
 }
 
-// C (M, N) = [C] + A·B, A (M, K) with any strides. `Chain`: each output is one chain over k, from C
-// where `from_c`, else from 0. `Blocks`: each kSumBlock of k is a chain from 0, and the sums are added in order.
+// C (M, N) = A·B, A (M, K) with any strides. `Chain`: each output is one chain over k from 0. `Blocks`: each kSumBlock
+// of k is such a chain, and the sums are added in order, to what C holds where `add`.
 enum class Sum { Chain, Blocks };
 
 template <class T, class B>
 void multiply(const Team& team, Sum kind, std::size_t M, std::size_t K, const T* a, std::size_t row_stride,
-              std::size_t k_stride, const B& b, T* c, std::size_t ldc, bool from_c = false) {
+              std::size_t k_stride, const B& b, T* c, std::size_t ldc, bool add = false) {
   using V = Vec<T>;
   constexpr std::size_t L = V::size, width = kColumns<T>;
   const std::size_t N = b.N, block = kind == Sum::Chain ? 2 * kSumBlock : kSumBlock;  // k between visits to C
@@ -409,7 +409,7 @@ void multiply(const Team& team, Sum kind, std::size_t M, std::size_t K, const T*
     std::size_t k = 0;
     do {  // once even where K is 0: C is written then too
       const std::size_t ks = std::min(block, K - k);
-      const bool add = k > 0 || from_c, chained = add && kind == Sum::Chain;
+      const bool chained = kind == Sum::Chain && k > 0, added = kind == Sum::Blocks && (k > 0 || add);
       const T* const rows_of_a =
           pack_rows(a + row * row_stride + k * k_stride, row_stride, k_stride, rows, ks, rows_room);
       for (std::size_t column = first * width; column < std::min(N, last * width); column += width) {
@@ -423,7 +423,7 @@ void multiply(const Team& team, Sum kind, std::size_t M, std::size_t K, const T*
         if (chained) each_vector([&](T* sum, T* out, std::size_t n) { store(sum, load_some<T>(out, n)); });
         accumulate<4, Columns>(rows, 1, partial, rows_of_a, ks, b.panel(column / width, k, panel_room), rows);
         each_vector([&](T* sum, T* out, std::size_t n) {
-          store_some(out, add && !chained ? load_some<T>(out, n) + load<T>(sum) : load<T>(sum), n);
+          store_some(out, added ? load_some<T>(out, n) + load<T>(sum) : load<T>(sum), n);
         });
       }
       k += block;

@@ -4,6 +4,7 @@
 #include "cpu/loops.h"
 #include "cpu/rnn.h"
 #include "cpu/sequence.h"
+#include "cpu/sequence_back.h"
 #include "cpu/simd.h"
 #include "optim/rules.h"
 #include "rnn/cells.h"

@@ -271,11 +271,12 @@ void backward(const CellBackward& call) {
   const std::size_t B = call.B, I = call.I, H = call.H, GH = G * H;
 
   // Gradients of the preactivations as the input's product sees them, and as the state's does.
-  constexpr std::size_t extra = (Cell::separate_state_gradients ? G : 0) + Cell::peepholes + (has_late ? 2 : 0);
+  constexpr std::size_t terms = Cell::peepholes + (has_late ? 2 : 0);
+  constexpr std::size_t extra = (Cell::separate_state_gradients ? G : 0) + terms + 1;
   T* const dgates = as<T>(scratch((G + extra) * B * H * sizeof(T), 1));
   T* const dgates_state = Cell::separate_state_gradients ? dgates + B * GH : dgates;
-  T* const rest =
-      dgates_state + B * GH;  // (peepholes, B, H) terms of their gradients, or r·h and its gradient, (B, H) each
+  T* const rest = dgates_state + B * GH;    // (peepholes, B, H): terms of their gradients; or r·h and its gradient
+  T* const through = rest + terms * B * H;  // (B, H): what of dh passed W_hh
   T* const dh = as<T>(call.dstate[0]);
   const T* const h = as<T>(call.state[0]);
   const std::size_t ld_h = call.ld_state[0];
@@ -336,7 +337,7 @@ void backward(const CellBackward& call) {
     }
 
     multiply(team, Sum::Chain, B, GH, dgates, GH, 1, RowMajor<T>{weight_ih, I, I}, as<T>(call.dx), I);
-    multiply(team, Sum::Chain, B, state_gates * H, dgates_state, GH, 1, RowMajor<T>{weight_hh, H, H}, dh, H, true);
+    multiply(team, Sum::Chain, B, state_gates * H, dgates_state, GH, 1, RowMajor<T>{weight_hh, H, H}, through, H);
 
     // Sums over the batch: M columns of gate gradients with N columns of what those gates' weights multiplied.
     const auto sum_over_batch = [&](const T* d, std::size_t ld_d, std::size_t M, const T* y, std::size_t ld_y,
@@ -353,6 +354,12 @@ void backward(const CellBackward& call) {
     sum_over_batch(&one, 0, 1, dgates_state, GH, GH, call.dbias_hh);
     for (int i = 0; i < Cell::peepholes; ++i)
       sum_over_batch(&one, 0, 1, rest + i * B * H, H, H, call.dweight_ch, i * H);
+
+    team.barrier();
+    each_vector([&](std::size_t row, std::size_t unit, std::size_t lanes) {
+      const std::size_t at = row * H + unit;
+      store_some(dh + at, load_some<T>(dh + at, lanes) + load_some<T>(through + at, lanes), lanes);
+    });
   });
 }
 

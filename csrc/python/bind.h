@@ -8,5 +8,6 @@ namespace fusedstep::python {
 void bind_plan(pybind11::module_& module);
 void bind_cell(pybind11::module_& module);
 void bind_layer(pybind11::module_& module);
+void bind_stream(pybind11::module_& module);
 
 }  // namespace fusedstep::python

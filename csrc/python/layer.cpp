@@ -1,15 +1,15 @@
-// A layer over whole sequences, and streams: arrays in, sweeps out. The arrays' shapes are the package's own doing;
+// A layer over whole sequences: arrays in, sweeps out. The arrays' shapes are the package's own doing;
 // what is checked here keeps a mistake there from becoming a wrong address.
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <mutex>
 #include <numeric>
 
 #include "core/table.h"
 #include "cpu/threads.h"
 #include "python/arrays.h"
 #include "python/bind.h"
-#include "python/fastcall.h"
 #include "python/weights.h"
 
 namespace fusedstep::python {
@@ -132,8 +132,6 @@ struct Run {
 // The directions of a layer.
 struct Layer : std::enable_shared_from_this<Layer> {
   std::vector<std::unique_ptr<Weights>> directions;
-  std::vector<py::array> packed;  // of each direction while frozen
-  Storage storage = Storage::same;
   const CellEntry* cell;
   Dtype dtype;
   std::size_t I, H;
@@ -154,18 +152,22 @@ struct Layer : std::enable_shared_from_this<Layer> {
   std::size_t D() const { return directions.size(); }
   double step_flops(std::size_t B) const { return 2.0 * double(D() * B * std::size_t(cell->gates) * H * (I + H)); }
 
+  // The packed weights of each direction, while frozen; a call keeps those it began with.
+  struct Snapshot {
+    std::vector<py::array> packed;
+    Storage storage;
+  };
+  std::shared_ptr<const Snapshot> snapshot() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return snapshot_;
+  }
   void freeze(const std::string& as) {
-    const Storage wanted = storage_of(as, dtype);
-    std::vector<py::array> all;
-    for (const auto& w : directions) all.push_back(w->packed(wanted));
-    for (const auto& w : directions) w->set_writeable(false);
-    packed = std::move(all);
-    storage = wanted;
+    const Storage storage = storage_of(as, dtype);
+    std::vector<py::array> packed;
+    for (const auto& w : directions) packed.push_back(w->packed(storage));
+    replace(std::make_shared<const Snapshot>(Snapshot{std::move(packed), storage}));
   }
-  void unfreeze() {
-    for (const auto& w : directions) w->set_writeable(true);
-    packed.clear();
-  }
+  void unfreeze() { replace(nullptr); }
 
   Array checked(const py::object& object, const char* name, std::initializer_list<std::size_t> shape,
                 Keep& keep) const {
@@ -231,12 +233,12 @@ struct Layer : std::enable_shared_from_this<Layer> {
 
   // Each sweep's packed weights: the snapshot's, or packed now into `room`.
   std::size_t packed_bytes() const { return (directions[0]->packed_bytes() + 63) / 64 * 64; }
-  void give_packed(std::vector<Sweep>& all, const std::vector<py::array>& snapshot, char* room) const {
+  void give_packed(std::vector<Sweep>& all, const Snapshot* snapshot, char* room) const {
     for (std::size_t d = 0; d < D(); ++d) {
       void* const to = room + d * packed_bytes();
-      if (snapshot.empty()) directions[d]->pack(to);
-      all[d].weights.packed = snapshot.empty() ? to : snapshot[d].data();
-      all[d].weights.storage = snapshot.empty() ? Storage::same : storage;
+      if (!snapshot) directions[d]->pack(to);
+      all[d].weights.packed = snapshot ? snapshot->packed[d].data() : to;
+      all[d].weights.storage = snapshot ? snapshot->storage : Storage::same;
     }
   }
 
@@ -274,11 +276,11 @@ struct Layer : std::enable_shared_from_this<Layer> {
       }
     }
     if (shape.B == 0) return tape == Tape::none ? nullptr : std::move(run);
-    const auto snapshot = packed;  // another thread may unfreeze while this one computes
-    const Room room(snapshot.empty() ? D() * packed_bytes() : 0, Room::packed_weights);
+    const auto frozen = snapshot();
+    const Room room(frozen ? 0 : D() * packed_bytes(), Room::packed_weights);
     {
       const py::gil_scoped_release release;
-      give_packed(all, snapshot, room.data());
+      give_packed(all, frozen.get(), room.data());
     }
     // At least one part, also of no steps: it passes the state on.
     const std::size_t steps = shape.steps();
@@ -295,6 +297,7 @@ struct Layer : std::enable_shared_from_this<Layer> {
   // each direction the arrays by name.
   void backward(Run& run, const py::object& dy, const std::vector<py::object>& dstate, const py::object& dx,
                 const std::vector<py::dict>& gradients, bool add) const {
+    if (run.spent) throw py::value_error("tape: expected one that no backward call has used, got one that is spent");
     Keep keep;
     const Shape& shape = run.shape;
     const std::size_t R = shape.pairs(), T = shape.T, B = shape.B, element = size_of(dtype);
@@ -357,7 +360,7 @@ struct Layer : std::enable_shared_from_this<Layer> {
     {
       const py::gil_scoped_release release;
       for (const Sweep& sweep : all) cell->gather[type](sweep);
-      if (lean) give_packed(all, {}, weights.data());
+      if (lean) give_packed(all, nullptr, weights.data());
     }
     if (lean)
       for (Sweep& sweep : all)
@@ -385,6 +388,16 @@ struct Layer : std::enable_shared_from_this<Layer> {
     run.saved.clear();
     run.second_states.clear();
   }
+
+ private:
+  void replace(std::shared_ptr<const Snapshot> snapshot) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (const auto& w : directions) w->set_writeable(!snapshot);
+    snapshot_ = std::move(snapshot);
+  }
+
+  mutable std::mutex mutex_;
+  std::shared_ptr<const Snapshot> snapshot_;
 };
 
 // x (T, B, n) with a dropout mask applied, into an array of the same shape.
@@ -411,100 +424,6 @@ void dropout(const py::array& x, py::array& y, double p, std::uint64_t seed, std
   });
 }
 
-// Layers over one step at a time, with packed weights and a state of its own.
-class Stream {
- public:
-  Stream(const std::string& kind, const std::vector<py::dict>& layers, std::size_t batch, int threads,
-         const std::string& as)
-      : batch_(batch), threads_(threads) {
-    for (const py::dict& weights : layers) {
-      layers_.push_back(std::make_unique<Weights>(kind, weights));
-      const Weights& w = *layers_.back();
-      storage_ = storage_of(as, w.dtype);
-      packed_.push_back(w.packed(storage_));
-      if (layers_.size() > 1 && (w.I != layers_[0]->H || w.H != layers_[0]->H || w.dtype != layers_[0]->dtype))
-        throw py::value_error("expected layers that follow each other");
-    }
-    const Weights& w = *layers_.at(0);
-    for (int i = 0; i < w.cell->states; ++i)
-      state_.push_back(zeros({Py_ssize_t(layers_.size()), Py_ssize_t(batch), Py_ssize_t(w.H)}, w.dtype));
-  }
-
-  py::list state() const { return py::cast(state_); }
-
-  // (x, out)
-  py::object step(PyObject* const* args) {
-    const Weights& w = *layers_[0];
-    Keep keep;
-    const Array x = array(args[0], {"x"}, keep);
-    const bool vector = x.nd == 1 && batch_ == 1;
-    check_dtype(x, {"x"}, w.dtype);
-    if (vector)
-      check_shape(x, {"x"}, {Py_ssize_t(w.I)});
-    else
-      check_shape(x, {"x"}, {Py_ssize_t(batch_), Py_ssize_t(w.I)});
-    check_contiguous(x, {"x"});
-    const std::size_t bytes = batch_ * w.H * size_of(w.dtype), last = (layers_.size() - 1) * bytes;
-    py::object result = py::reinterpret_borrow<py::object>(args[1]);
-    char* to;
-    if (result.is_none()) {
-      std::vector<Py_ssize_t> shape{Py_ssize_t(batch_), Py_ssize_t(w.H)};
-      if (vector) shape.erase(shape.begin());
-      py::array made(numpy_dtype(w.dtype), shape);
-      to = static_cast<char*>(made.mutable_data());
-      result = std::move(made);
-    } else {
-      const Array out = array(args[1], {"out"}, keep);
-      check_dtype(out, {"out"}, w.dtype);
-      if (vector)
-        check_shape(out, {"out"}, {Py_ssize_t(w.H)});
-      else
-        check_shape(out, {"out"}, {Py_ssize_t(batch_), Py_ssize_t(w.H)});
-      check_contiguous(out, {"out"});
-      check_writeable(out, {"out"});
-      check_no_overlap(out, {"out"}, x, {"x"});
-      for (py::array& state : state_) check_no_overlap(out, {"out"}, array(state.ptr(), {"state"}, keep), {"state"});
-      to = out.data;
-    }
-    CellForward call{};
-    call.B = batch_;
-    call.x = x.data;
-    {
-      const ThreadLimit limit(threads_);
-      const MaybeReleaseGil release(work() > kReleaseGil);
-      for (std::size_t i = 0; i < layers_.size(); ++i) {
-        const Weights& layer = *layers_[i];
-        call.I = call.ld_x = layer.I;
-        call.H = layer.H;
-        call.weights = layer.pointers(packed_[i].data(), storage_);
-        for (std::size_t j = 0; j < state_.size(); ++j) {
-          call.out[j] = static_cast<char*>(state_[j].mutable_data()) + i * bytes;
-          call.state[j] = call.out[j];
-          call.ld_state[j] = layer.H;
-        }
-        layer.cell->forward[int(layer.dtype)](call);
-        call.x = call.out[0];
-      }
-      std::copy_n(static_cast<const char*>(state_[0].data()) + last, bytes, to);
-    }
-    return result;
-  }
-
- private:
-  double work() const {
-    double sum = 0;
-    for (const auto& w : layers_) sum += double(batch_) * double(w->H) * double(w->I + w->H) * w->cell->gates;
-    return sum;
-  }
-
-  static constexpr double kReleaseGil = 1 << 17;  // fused multiply-adds: about 5 µs
-  const std::size_t batch_;
-  const int threads_;
-  Storage storage_ = Storage::same;
-  std::vector<std::unique_ptr<Weights>> layers_;
-  std::vector<py::array> packed_, state_;
-};
-
 }  // namespace
 
 void bind_layer(py::module_& module) {
@@ -517,17 +436,13 @@ void bind_layer(py::module_& module) {
                           bool add) { run.layer->backward(run, dy, dstate, dx, gradients, add); });
   py::class_<Layer, std::shared_ptr<Layer>>(module, "Layer", py::is_final())
       .def(py::init<const std::string&, const std::vector<py::dict>&>())
-      .def_property_readonly("frozen", [](const Layer& layer) { return !layer.packed.empty(); })
+      .def_property_readonly("frozen", [](const Layer& layer) { return layer.snapshot() != nullptr; })
       .def("freeze", &Layer::freeze)
       .def("unfreeze", &Layer::unfreeze)
       .def("forward", [](Layer& layer, const py::object& x, const py::object& y, const std::vector<py::object>& state,
                          const std::vector<py::object>& out, const py::object& lengths, const py::object& reset,
                          int tape) { return layer.forward(x, y, state, out, lengths, reset, Tape(tape)); });
   module.def("dropout", &dropout);
-  py::class_<Stream>(module, "Stream", py::is_final())
-      .def(py::init<const std::string&, const std::vector<py::dict>&, std::size_t, int, const std::string&>())
-      .def_property_readonly("state", &Stream::state)
-      .def("stepper", [](const py::object& self) { return fast_method<Stream, 2, &Stream::step>(self); });
 }
 
 }  // namespace fusedstep::python

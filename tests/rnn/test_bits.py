@@ -1,11 +1,6 @@
 """The same bits: alone or in a batch, on any number of threads and any instruction set, frozen or not, in any array."""
 
 import itertools
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import fusedstep
 import numpy as np
@@ -15,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from .cells import DTYPES, arrays_of, assert_same_bits, digest, draw, structured
+from .digests import assert_same_under
 
 kinds = pytest.mark.parametrize("kind", CELLS)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
@@ -168,21 +164,6 @@ def test_flush_denormal_changes_nothing(kind):
     assert_same_bits(flushed, desired)
 
 
-def digest_under(isa):
-    """The digest that a process computes under an instruction set; skips where this machine lacks it."""
-    process = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("cells.py"))],
-        env={**os.environ, "FUSEDSTEP_ISA": isa},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if process.returncode != 0 and "this machine lacks" in process.stderr:
-        pytest.skip(process.stderr.splitlines()[-1])
-    assert process.returncode == 0, process.stderr
-    return json.loads(process.stdout)
-
-
 @pytest.fixture(scope="module")
 def own_digest():
     return digest()
@@ -190,11 +171,7 @@ def own_digest():
 
 @pytest.mark.parametrize("isa", fusedstep.build_info()["isas"])
 def test_instruction_sets_agree(isa, own_digest):
-    desired = dict(own_digest)
-    if "portable" in (isa, fusedstep.build_info()["isa"]):  # float64 there rests on the C library's fma
-        desired = {key: value for key, value in desired.items() if "float64" not in key}
-    theirs = digest_under(isa)
-    assert {key: theirs[key] for key in desired} == desired
+    assert_same_under("cells", isa, own_digest)
 
 
 def test_digest_tells_results_apart(own_digest):

@@ -1,12 +1,7 @@
 """Sequences have the bits of loops over cells, however they are run: in any form, in pieces, on any machine."""
 
 import itertools
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import fusedstep
 import numpy as np
@@ -15,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from .cells import DTYPES, STATES, arrays_of, assert_same_bits, structured
+from .digests import assert_same_under
 from .sequences import DIGEST_CASES, MODULES, digest, draw, mirror, thread_count
 
 kinds = pytest.mark.parametrize("kind", MODULES)
@@ -246,22 +242,6 @@ def test_flush_denormal_changes_nothing(kind):
     assert_same_bits(flushed, desired)
 
 
-def digest_under(isa):
-    """The digest that a process computes under an instruction set; skips where this machine lacks it."""
-    process = subprocess.run(
-        [sys.executable, "-m", "rnn.sequences"],
-        cwd=Path(__file__).parents[1],
-        env={**os.environ, "FUSEDSTEP_ISA": isa},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if process.returncode != 0 and "this machine lacks" in process.stderr:
-        pytest.skip(process.stderr.splitlines()[-1])
-    assert process.returncode == 0, process.stderr
-    return json.loads(process.stdout)
-
-
 @pytest.fixture(scope="module")
 def own_digest():
     return digest()
@@ -269,11 +249,7 @@ def own_digest():
 
 @pytest.mark.parametrize("isa", fusedstep.build_info()["isas"])
 def test_instruction_sets_agree(isa, own_digest):
-    desired = dict(own_digest)
-    if "portable" in (isa, fusedstep.build_info()["isa"]):  # float64 there rests on the C library's fma
-        desired = {key: value for key, value in desired.items() if "float64" not in key}
-    theirs = digest_under(isa)
-    assert {key: theirs[key] for key in desired} == desired
+    assert_same_under("sequences", isa, own_digest)
 
 
 def test_digest_tells_results_apart(own_digest):

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from fusedstep.rnn._base import Cell, Gradients, Tape
+from fusedstep.rnn._module import Module, SequenceTape
 from fusedstep.rnn.gru import (
     GRUCell,
     gru_cell,
@@ -19,7 +20,8 @@ from fusedstep.rnn.lstm import (
     lstm_cell_backward_reference,
     lstm_cell_reference,
 )
-from fusedstep.rnn.sequence import GRU, LSTM, Module, SequenceTape, Stream
+from fusedstep.rnn.sequence import GRU, LSTM
+from fusedstep.rnn.stream import Stream
 
 
 class CellRow(NamedTuple):

@@ -1,0 +1,118 @@
+// Streams: layers one step at a time, over the cells' frozen steps.
+#include <algorithm>
+#include <memory>
+
+#include "core/table.h"
+#include "cpu/threads.h"
+#include "python/arrays.h"
+#include "python/bind.h"
+#include "python/fastcall.h"
+#include "python/weights.h"
+
+namespace fusedstep::python {
+namespace {
+
+// Layers over one step at a time, with packed weights and a state of its own.
+class Stream {
+ public:
+  Stream(const std::string& kind, const std::vector<py::dict>& layers, std::size_t batch, int threads,
+         const std::string& as)
+      : batch_(batch), threads_(threads) {
+    for (const py::dict& weights : layers) {
+      layers_.push_back(std::make_unique<Weights>(kind, weights));
+      const Weights& w = *layers_.back();
+      storage_ = storage_of(as, w.dtype);
+      packed_.push_back(w.packed(storage_));
+      if (layers_.size() > 1 && (w.I != layers_[0]->H || w.H != layers_[0]->H || w.dtype != layers_[0]->dtype))
+        throw py::value_error("expected layers that follow each other");
+    }
+    const Weights& w = *layers_.at(0);
+    for (int i = 0; i < w.cell->states; ++i)
+      state_.push_back(zeros({Py_ssize_t(layers_.size()), Py_ssize_t(batch), Py_ssize_t(w.H)}, w.dtype));
+  }
+
+  py::list state() const { return py::cast(state_); }
+
+  // (x, out)
+  py::object step(PyObject* const* args) {
+    const Weights& w = *layers_[0];
+    Keep keep;
+    const Array x = array(args[0], {"x"}, keep);
+    const bool vector = x.nd == 1 && batch_ == 1;
+    check_dtype(x, {"x"}, w.dtype);
+    if (vector)
+      check_shape(x, {"x"}, {Py_ssize_t(w.I)});
+    else
+      check_shape(x, {"x"}, {Py_ssize_t(batch_), Py_ssize_t(w.I)});
+    check_contiguous(x, {"x"});
+    const std::size_t bytes = batch_ * w.H * size_of(w.dtype), last = (layers_.size() - 1) * bytes;
+    py::object result = py::reinterpret_borrow<py::object>(args[1]);
+    char* to;
+    if (result.is_none()) {
+      std::vector<Py_ssize_t> shape{Py_ssize_t(batch_), Py_ssize_t(w.H)};
+      if (vector) shape.erase(shape.begin());
+      py::array made(numpy_dtype(w.dtype), shape);
+      to = static_cast<char*>(made.mutable_data());
+      result = std::move(made);
+    } else {
+      const Array out = array(args[1], {"out"}, keep);
+      check_dtype(out, {"out"}, w.dtype);
+      if (vector)
+        check_shape(out, {"out"}, {Py_ssize_t(w.H)});
+      else
+        check_shape(out, {"out"}, {Py_ssize_t(batch_), Py_ssize_t(w.H)});
+      check_contiguous(out, {"out"});
+      check_writeable(out, {"out"});
+      check_no_overlap(out, {"out"}, x, {"x"});
+      for (py::array& state : state_) check_no_overlap(out, {"out"}, array(state.ptr(), {"state"}, keep), {"state"});
+      to = out.data;
+    }
+    CellForward call{};
+    call.B = batch_;
+    call.x = x.data;
+    {
+      const ThreadLimit limit(threads_);
+      const MaybeReleaseGil release(work() > kReleaseGil);
+      for (std::size_t i = 0; i < layers_.size(); ++i) {
+        const Weights& layer = *layers_[i];
+        call.I = call.ld_x = layer.I;
+        call.H = layer.H;
+        call.weights = layer.pointers(packed_[i].data(), storage_);
+        for (std::size_t j = 0; j < state_.size(); ++j) {
+          call.out[j] = static_cast<char*>(state_[j].mutable_data()) + i * bytes;
+          call.state[j] = call.out[j];
+          call.ld_state[j] = layer.H;
+        }
+        layer.cell->forward[int(layer.dtype)](call);
+        call.x = call.out[0];
+      }
+      std::copy_n(static_cast<const char*>(state_[0].data()) + last, bytes, to);
+    }
+    return result;
+  }
+
+ private:
+  double work() const {
+    double sum = 0;
+    for (const auto& w : layers_) sum += double(batch_) * double(w->H) * double(w->I + w->H) * w->cell->gates;
+    return sum;
+  }
+
+  static constexpr double kReleaseGil = 1 << 17;  // fused multiply-adds: about 5 µs
+  const std::size_t batch_;
+  const int threads_;
+  Storage storage_ = Storage::same;
+  std::vector<std::unique_ptr<Weights>> layers_;
+  std::vector<py::array> packed_, state_;
+};
+
+}  // namespace
+
+void bind_stream(py::module_& module) {
+  py::class_<Stream>(module, "Stream", py::is_final())
+      .def(py::init<const std::string&, const std::vector<py::dict>&, std::size_t, int, const std::string&>())
+      .def_property_readonly("state", &Stream::state)
+      .def("stepper", [](const py::object& self) { return fast_method<Stream, 2, &Stream::step>(self); });
+}
+
+}  // namespace fusedstep::python

@@ -1,0 +1,619 @@
+"""What the modules over whole sequences share: tapes, weights, the run over the layers and back."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from fusedstep import _array, _core
+from fusedstep._array import Array
+from fusedstep.rnn._base import Gradients
+from fusedstep.rnn._formats import Formats
+from fusedstep.rnn.stream import Stream
+
+TAPES = {"lean": 1, "full": 2}
+
+
+def _kept(tape: Any) -> int:
+    if not isinstance(tape, str) or tape not in TAPES:
+        raise ValueError(f"tape: expected 'full' or 'lean', got {tape!r}")
+    return TAPES[tape]
+
+
+class SequenceTape:
+    """What a module's `forward` leaves for its `backward`, which spends it.
+
+    It refers to the module's weights, the input, the output and the initial state: change none of them in between.
+
+    Attributes
+    ----------
+    nbytes : int
+        Bytes of the arrays that the tape alone holds.
+    spent : bool
+        Whether a backward call has used it.
+    """
+
+    __slots__ = ("_between", "_dropout", "_ends", "_form", "_module", "_runs")
+
+    def __init__(
+        self,
+        module: "Module",
+        ends: dict[str, Array],
+        runs: list[_core.Run],
+        between: list[Array],
+        dropout: tuple[float, int],
+        form: "_Form",
+    ) -> None:
+        self._module = module
+        self._ends = ends  # x and y
+        self._runs = runs
+        self._between = between  # what the layers hand on: outputs and, with dropout, what was left of them
+        self._dropout = dropout
+        self._form = form
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays that the tape alone holds."""
+        return sum(run.nbytes for run in self._runs) + sum(array.nbytes for array in self._between)
+
+    @property
+    def spent(self) -> bool:
+        """Whether a backward call has used it."""
+        return any(run.spent for run in self._runs)
+
+
+class _Form:
+    """The layout that a caller's arrays have, and the one that the engine takes: (T, B, n)."""
+
+    __slots__ = ("B", "T", "batch_first", "batched")
+
+    def __init__(self, x: Array, inputs: int, batch_first: bool) -> None:
+        if x.ndim not in (2, 3) or x.shape[-1] != inputs:
+            batched = f"(batch, time, {inputs})" if batch_first else f"(time, batch, {inputs})"
+            raise ValueError(f"x: expected shape {batched} or (time, {inputs}), got {x.shape}")
+        self.batched = x.ndim == 3
+        self.batch_first = batch_first and self.batched
+        self.T, self.B = self.inward(x).shape[:2]
+
+    def shape(self, *after: int) -> tuple[int, ...]:
+        """Return the caller's shape of an array over time and batch."""
+        if not self.batched:
+            return (self.T, *after)
+        return (self.B, self.T, *after) if self.batch_first else (self.T, self.B, *after)
+
+    def inward(self, array: Array) -> Array:
+        """View as (T, B, …)."""
+        if not self.batched:
+            return array[:, None]
+        return array.swapaxes(0, 1) if self.batch_first else array
+
+    def state_shape(self, states: int, hidden: int) -> tuple[int, ...]:
+        """Return the caller's shape of a state."""
+        return (states, self.B, hidden) if self.batched else (states, hidden)
+
+
+class Module(Formats):
+    """Base of `LSTM` and `GRU`: weights, the run over the layers, and back.
+
+    Attributes
+    ----------
+    weights : mapping of str to ndarray
+        Under torch's names and in its layout.
+    """
+
+    _states: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        kind: str,
+        input_size: Any,
+        hidden_size: Any,
+        num_layers: Any,
+        bias: bool,
+        batch_first: bool,
+        dropout: Any,
+        bidirectional: bool,
+        dtype: DTypeLike,
+        rng: Any,
+    ) -> None:
+        for name, size in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
+            if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+                raise ValueError(f"{name} must be an integer from 1 on, got {size!r}")
+        for name, flag in (("bias", bias), ("batch_first", batch_first), ("bidirectional", bidirectional)):
+            if not isinstance(flag, bool | np.bool_):
+                raise TypeError(f"{name} must be True or False, got {flag!r}")
+        if isinstance(dropout, bool) or not isinstance(dropout, int | float | np.integer | np.floating):
+            raise TypeError(f"dropout must be a number, got {dropout!r}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {dropout!r}")
+        if np.dtype(dtype) not in (np.float32, np.float64):
+            raise TypeError(f"dtype must be float32 or float64, got {np.dtype(dtype)}")
+        self.input_size, self.hidden_size, self.num_layers = int(input_size), int(hidden_size), int(num_layers)
+        self.bias, self.batch_first, self.bidirectional = bool(bias), bool(batch_first), bool(bidirectional)
+        self.dropout = float(dropout)
+        self.dtype = np.dtype(dtype)
+        self._kind = kind
+        self._rng = np.random.default_rng(rng)
+        bound = self.hidden_size**-0.5
+        self._build(
+            {name: self._rng.uniform(-bound, bound, shape).astype(dtype) for name, shape in self._shapes().items()}
+        )
+
+    # ---- weights
+
+    @property
+    def _directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    def _layer_names(self, layer: int) -> Iterator[dict[str, str]]:
+        """For each direction: the compiled cell's names of a layer's weights, and the module's."""
+        names = ["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * self.bias
+        names += ["weight_ch"] * (_core.cells()[self._kind]["peepholes"] > 0)
+        for suffix in ("", "_reverse")[: self._directions]:
+            yield {name: f"{name}_l{layer}{suffix}" for name in names}
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        cell, H = _core.cells()[self._kind], self.hidden_size
+        shapes: dict[str, tuple[int, ...]] = {}
+        for layer in range(self.num_layers):
+            width = self.input_size if layer == 0 else self._directions * H
+            rows = cell["gates"] * H
+            by_name = {
+                "weight_ih": (rows, width),
+                "weight_hh": (rows, H),
+                "bias_ih": (rows,),
+                "bias_hh": (rows,),
+                "weight_ch": (cell["peepholes"], H),
+            }
+            for names in self._layer_names(layer):
+                shapes |= {ours: by_name[name] for name, ours in names.items()}
+        return shapes
+
+    def _build(self, weights: dict[str, Array]) -> None:
+        self._weights = MappingProxyType(weights)
+        self._frozen_as = ""
+        self._layers = [
+            _core.Layer(
+                self._kind,
+                [{name: weights[ours] for name, ours in names.items()} for names in self._layer_names(layer)],
+            )
+            for layer in range(self.num_layers)
+        ]
+
+    @property
+    def weights(self) -> Mapping[str, Array]:
+        """The weight arrays under torch's names and in its layout. They are the truth: change them in place."""
+        return self._weights
+
+    def load(self, weights: Any) -> Self:
+        """Copy weights in.
+
+        Parameters
+        ----------
+        weights : mapping of str to array_like
+            Exactly this module's names, each in its shape; float32 or float64.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            A name, shape or dtype does not fit, or the module is frozen. Nothing was changed.
+        """
+        if self.frozen:
+            raise ValueError("weights: expected a module that is not frozen; unfreeze() it first")
+        if not isinstance(weights, Mapping):
+            raise TypeError(f"weights: expected a mapping of names to arrays, got {type(weights).__name__}")
+        if weights.keys() != self.weights.keys():
+            missing, extra = self.weights.keys() - weights.keys(), weights.keys() - self.weights.keys()
+            raise ValueError(f"weights: missing {sorted(missing)}, unknown {sorted(map(str, extra))}")
+        arrays = {name: _array.view(weights[name], f"weights[{name!r}]") for name in self.weights}
+        for name, array in arrays.items():
+            if array.dtype.type not in (np.float32, np.float64):
+                raise TypeError(f"weights[{name!r}]: expected a float32 or float64 array, got dtype {array.dtype}")
+            if array.shape != self.weights[name].shape:
+                raise ValueError(f"weights[{name!r}]: expected shape {self.weights[name].shape}, got {array.shape}")
+        for name, array in arrays.items():
+            self.weights[name][...] = array
+        return self
+
+    @property
+    def frozen(self) -> bool:
+        """Whether a packed snapshot of the weights is in use."""
+        return self._layers[0].frozen
+
+    def freeze(self, weights: str | None = None) -> Self:
+        """Pack a snapshot of the weights, once for all calls, and mark the arrays read-only until `unfreeze`.
+
+        Parameters
+        ----------
+        weights : {"float32", "bfloat16"}, optional
+            What the snapshot holds; the module's dtype where None. With "bfloat16" each weight but the biases and
+            peepholes is rounded to 8 significant bits: half the bytes, for inference alone.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            `weights` is neither, or the module is not float32.
+        """
+        form = self._packing(weights)
+        for layer in self._layers:
+            layer.freeze(form)
+        self._frozen_as = form
+        return self
+
+    def _packing(self, weights: Any) -> str:
+        known = (self.dtype.name, "bfloat16")[: 2 if self.dtype == np.float32 else 1]
+        if weights is not None and (not isinstance(weights, str) or weights not in known):
+            raise ValueError(f"weights: expected {' or '.join(map(repr, known))}, got {weights!r}")
+        return weights or self.dtype.name
+
+    def unfreeze(self) -> Self:
+        """Drop the snapshot and make the arrays writeable.
+
+        Returns
+        -------
+        self
+        """
+        for layer in self._layers:
+            layer.unfreeze()
+        return self
+
+    # ---- forward
+
+    def __call__(self, x: Any, state: Any = None, lengths: Any = None, *, reset: Any = None) -> tuple[Array, Any]:
+        """Run over a sequence, for inference: without dropout, and without a tape.
+
+        Parameters
+        ----------
+        x : array_like
+            (time, batch, input_size), or (batch, time, input_size) with `batch_first`, or (time, input_size); the
+            module's dtype. Steps and rows may lie apart, as in ``x[:, ::2]``.
+        state : array_like or tuple of array_like, optional
+            h, or (h, c) for an LSTM, each (num_layers * directions, batch, hidden_size), without the batch where `x`
+            has none; zeros where None.
+        lengths : array_like of int, optional
+            (batch,): the steps of each row, from 0 to time, in any order. The output past them is 0, the final state is
+            each row's own, and the reverse direction starts at each row's own end. Only what they count is computed.
+        reset : array_like of bool, optional
+            In the layout of `x`, without its last axis: zero a row's state before that step. Not with `bidirectional`.
+
+        Returns
+        -------
+        y : ndarray
+            h of the last layer at every step, in the layout of `x`, directions * hidden_size wide, forward first.
+        state : ndarray or tuple of ndarray
+            The state after the last step, in the form of `state`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            An argument does not fit; the message names it.
+
+        Notes
+        -----
+        The same bits frozen or not, at once or in pieces whose state is passed on, step by step with the cells or a
+        stream, for a row alone or in a batch, with any number of threads, on every instruction set.
+        """
+        y, new, _ = self._run(x, state, lengths, reset, tape=0, seed=None)
+        return y, new
+
+    def forward(
+        self,
+        x: Any,
+        state: Any = None,
+        lengths: Any = None,
+        *,
+        reset: Any = None,
+        tape: str = "full",
+        seed: Any = None,
+    ) -> tuple[Array, Any, SequenceTape]:
+        """Run over a sequence, for training: with dropout, and with what `backward` needs.
+
+        Parameters
+        ----------
+        x, state, lengths, reset
+            As in `__call__`.
+        tape : {"full", "lean"}, optional
+            "full" keeps the gates; "lean" computes them again in `backward`: the same bits, less memory until then.
+        seed : int, optional
+            Key of the dropout masks, from 0 to 2**64 - 1; drawn from the module's generator where None.
+
+        Returns
+        -------
+        y, state
+            As of `__call__`.
+        tape : SequenceTape
+            For one `backward` call.
+
+        Raises
+        ------
+        ValueError, TypeError
+            An argument does not fit; the message names it.
+        """
+        kept = _kept(tape)
+        if self.frozen and self._frozen_as == "bfloat16":
+            raise ValueError(
+                "forward: expected weights in full, got a module frozen as bfloat16; call it, or unfreeze() it"
+            )
+        if seed is None:
+            seed = int(self._rng.integers(2**63)) if self.dropout else 0
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
+            raise ValueError(f"seed: expected an integer from 0 to 2**64 - 1, got {seed!r}")
+        return self._run(x, state, lengths, reset, tape=kept, seed=int(seed))
+
+    def _run(
+        self, x: Any, state: Any, lengths: Any, reset: Any, *, tape: int, seed: int | None
+    ) -> tuple[Array, Any, SequenceTape]:
+        x = self._array(x, "x")
+        form = _Form(x, self.input_size, self.batch_first)
+        states = self._state(state, form, "state")
+        if lengths is not None:
+            lengths = self._lengths(lengths, form)
+        if reset is not None:
+            reset = self._reset(reset, form)
+        D, H, total = self._directions, self.hidden_size, self.num_layers * self._directions
+        new = [np.empty((total, form.B, H), self.dtype) for _ in self._states]
+        dropped = 0.0 if seed is None else self.dropout
+        runs: list[_core.Run] = []
+        between: list[Array] = []
+        inward = form.inward(x)
+        for i, layer in enumerate(self._layers):
+            last = i + 1 == self.num_layers
+            shape = form.shape(D * H) if last else (form.T, form.B, D * H)
+            y = np.empty(shape, self.dtype) if lengths is None else np.zeros(shape, self.dtype)
+            outward = form.inward(y) if last else y
+            own = slice(i * D, (i + 1) * D)
+            run = layer.forward(inward, outward, [s[own] for s in states], [s[own] for s in new], lengths, reset, tape)
+            inward = outward
+            if dropped and not last:
+                inward = np.empty_like(outward)
+                _core.dropout(outward, inward, dropped, seed or 0, i)
+            if run is not None:
+                runs.append(run)
+                between += [] if last else [outward, inward] if dropped else [outward]
+        shape = form.state_shape(total, H)
+        result = self._form_state([s.reshape(shape) for s in new])
+        return y, result, SequenceTape(self, {"x": x, "y": y}, runs, between, (dropped, seed or 0), form)
+
+    # ---- backward
+
+    def backward(
+        self,
+        tape: Any,
+        dy: Any,
+        dstate: Any = None,
+        *,
+        out: Any = None,
+        accumulate: bool = False,
+    ) -> Gradients:
+        """Compute the gradients of a `forward` call, through time.
+
+        Parameters
+        ----------
+        tape : SequenceTape
+            What that call returned. It is spent.
+        dy : array_like or None
+            Gradient of y, in its shape; None means zero.
+        dstate : array_like or tuple of array_like, optional
+            Gradient of the state after the last step, in its form; None means zero.
+        out : mapping of str to array_like, optional
+            The arrays, by the weights' names and in their shapes, where the weights' gradients go.
+        accumulate : bool, optional
+            Add to what `out` holds.
+
+        Returns
+        -------
+        Gradients
+            `x`, `state`, and `weights` by name (the arrays of `out` where it was given).
+
+        Raises
+        ------
+        ValueError, TypeError
+            An argument does not fit, or the tape is spent or another module's. Nothing was written.
+        """
+        if not isinstance(tape, SequenceTape):
+            raise TypeError(f"tape: expected what forward returned, got {type(tape).__name__}")
+        if tape._module is not self:
+            raise ValueError(f"tape: expected one of this module's, got one of {tape._module!r}")
+        if tape.spent:
+            raise ValueError("tape: expected one that no backward call has used, got one that is spent")
+        form, D, H = tape._form, self._directions, self.hidden_size
+        if dy is not None:
+            dy = self._array(dy, "dy")
+            if dy.shape != form.shape(D * H):
+                raise ValueError(f"dy: expected shape {form.shape(D * H)}, got {dy.shape}")
+            dy = form.inward(dy)
+        states = [np.array(s) for s in self._state(dstate, form, "dstate", "d")]
+        read = dict(tape._ends) if dy is None else {**tape._ends, "dy": dy}
+        gradients = self._gradients(out, accumulate, read)
+        dropped, seed = tape._dropout
+        for i in reversed(range(self.num_layers)):
+            shape = form.shape(self.input_size) if i == 0 else (form.T, form.B, D * H)
+            dx = (np.empty if tape._runs[i].whole else np.zeros)(shape, self.dtype)
+            inward = form.inward(dx) if i == 0 else dx
+            own = slice(i * D, (i + 1) * D)
+            directions = [{name: gradients[ours] for name, ours in names.items()} for names in self._layer_names(i)]
+            tape._runs[i].backward(dy, [s[own] for s in states], inward, directions, accumulate)
+            if i > 0 and dropped:
+                _core.dropout(inward, inward, dropped, seed, i - 1)
+            dy = inward
+        tape._between.clear()
+        shape = form.state_shape(self.num_layers * D, H)
+        return Gradients(dx, self._form_state([s.reshape(shape) for s in states]), gradients)
+
+    def _gradients(self, out: Any, accumulate: bool, read: Mapping[str, Array]) -> dict[str, Array]:
+        if out is None:
+            if accumulate:
+                raise ValueError("accumulate: expected the arrays to add to as out, got None")
+            return {name: np.empty_like(array) for name, array in self.weights.items()}
+        if not isinstance(out, Mapping) or out.keys() != self.weights.keys():
+            got = sorted(map(str, out)) if isinstance(out, Mapping) else type(out).__name__
+            raise ValueError(f"out: expected an array for each of {sorted(self.weights)}, got {got}")
+        arrays = {name: _array.parameter(out[name], f"out[{name!r}]") for name in self.weights}
+        for name, array in arrays.items():
+            like = self.weights[name]
+            if array.dtype != like.dtype:
+                raise TypeError(f"out[{name!r}]: expected dtype {like.dtype}, got {array.dtype}")
+            if array.shape != like.shape:
+                raise ValueError(f"out[{name!r}]: expected shape {like.shape}, got {array.shape}")
+            for other, source in read.items():
+                if np.may_share_memory(array, source):
+                    raise ValueError(f"out[{name!r}]: expected memory of its own, got an overlap with {other}")
+        names = list(arrays)
+        _array.check_apart(
+            [*arrays.values(), *self.weights.values()],
+            lambda i: f"out[{names[i]!r}]" if i < len(names) else f"weights[{names[i - len(names)]!r}]",
+        )
+        return arrays
+
+    # ---- arguments
+
+    def _array(self, obj: Any, name: str) -> Array:
+        array = _array.view(obj, name)
+        if array.dtype != self.dtype:
+            raise TypeError(f"{name}: expected dtype {self.dtype}, got {array.dtype}")
+        if not array.flags.aligned:
+            raise ValueError(f"{name}: expected elements aligned to their size, got a misaligned array")
+        if array.ndim and array.shape[-1] > 1 and array.size and array.strides[-1] != array.itemsize:
+            raise ValueError(
+                f"{name}: expected the elements of a row side by side, got shape {array.shape} "
+                f"with strides {array.strides}"
+            )
+        return array
+
+    def _state(self, state: Any, form: _Form, name: str, prefix: str = "") -> list[Array]:
+        total, H, count = self.num_layers * self._directions, self.hidden_size, len(self._states)
+        if state is None:
+            return [np.zeros((total, form.B, H), self.dtype) for _ in self._states]
+        if count > 1 and (not isinstance(state, tuple | list) or len(state) != count):
+            got = f"{len(state)} items" if isinstance(state, tuple | list) else type(state).__name__
+            raise TypeError(f"{name}: expected a tuple ({', '.join(prefix + s for s in self._states)}), got {got}")
+        arrays: list[Array] = []
+        for item, own in zip(state if count > 1 else [state], self._states, strict=True):
+            if item is None and prefix:
+                arrays.append(np.zeros((total, form.B, H), self.dtype))
+                continue
+            array, wanted = self._array(item, prefix + own), form.state_shape(total, H)
+            if array.shape != wanted:
+                raise ValueError(f"{prefix + own}: expected shape {wanted}, got {array.shape}")
+            arrays.append(np.ascontiguousarray(array).reshape(total, form.B, H))
+        return arrays
+
+    def _form_state(self, arrays: Sequence[Array]) -> Any:
+        return arrays[0] if len(arrays) == 1 else tuple(arrays)
+
+    def _lengths(self, lengths: Any, form: _Form) -> Array:
+        array = np.asarray(lengths)
+        if array.dtype.kind not in "iu":
+            raise TypeError(f"lengths: expected integers, got dtype {array.dtype}")
+        if array.shape != (form.B,):
+            raise ValueError(f"lengths: expected shape ({form.B},), got {array.shape}")
+        wrong = array[(array < 0) | (array > form.T)]
+        if wrong.size:
+            raise ValueError(f"lengths: expected integers from 0 to {form.T}, got {wrong[0]}")
+        return array.astype(np.int64)
+
+    def _reset(self, reset: Any, form: _Form) -> Array:
+        if self.bidirectional:
+            raise ValueError("reset: expected None for a bidirectional module, got an array")
+        array = np.asarray(reset)
+        if array.dtype != np.bool_:
+            raise TypeError(f"reset: expected dtype bool, got {array.dtype}")
+        if array.shape != form.shape():
+            raise ValueError(f"reset: expected shape {form.shape()}, got {array.shape}")
+        return form.inward(array)
+
+    # ---- streaming and the rest
+
+    def stream(self, batch: Any = 1, *, weights: str | None = None, threads: Any = 1) -> Stream:
+        """Pack the weights for one step at a time.
+
+        Parameters
+        ----------
+        batch : int, optional
+            Rows of every step.
+        weights : {"float32", "bfloat16"}, optional
+            How they are packed, as in `freeze`.
+        threads : int, optional
+            At most so many.
+
+        Returns
+        -------
+        Stream
+            With a snapshot of the weights and a state of its own, zeros at first.
+
+        Raises
+        ------
+        ValueError
+            The module is bidirectional, or an argument is none of these.
+        """
+        if self.bidirectional:
+            raise ValueError("stream: expected a module of one direction, got a bidirectional one")
+        for name, value in (("batch", batch), ("threads", threads)):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise ValueError(f"{name} must be an integer from 1 on, got {value!r}")
+        layers = [
+            {name: self.weights[ours] for name, ours in names.items()}
+            for layer in range(self.num_layers)
+            for names in self._layer_names(layer)
+        ]
+        form = self._packing(weights)
+        return Stream(self, _core.Stream(self._kind, layers, int(batch), int(threads), form), form)
+
+    def tape_bytes(self, T: Any, B: Any, tape: str = "full") -> int:
+        """Tell the bytes that a tape alone holds, for rows of full length.
+
+        Parameters
+        ----------
+        T, B : int
+            Steps and rows.
+        tape : {"full", "lean"}, optional
+            Which.
+
+        Returns
+        -------
+        int
+        """
+        for name, value in (("T", T), ("B", B)):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+                raise ValueError(f"{name} must be an integer from 0 on, got {value!r}")
+        cell, D = _core.cells()[self._kind], self._directions
+        kept = cell["states"] - 1 + (cell["saved"] if _kept(tape) == TAPES["full"] else 0)
+        between = (self.num_layers - 1) * (2 if self.dropout else 1)
+        return int(T) * int(B) * D * self.hidden_size * self.dtype.itemsize * (self.num_layers * kept + between)
+
+    def _arguments(self) -> dict[str, Any]:
+        names = ("input_size", "hidden_size", "num_layers", *self._options)
+        return {name: getattr(self, name) for name in names}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy deeply: the options, the weights, and whether they are frozen."""
+        arguments = type(self), self._arguments(), self.dtype, dict(self.weights), self._frozen_as * self.frozen
+        return _rebuild, arguments
+
+    def __copy__(self) -> Self:
+        """Copy deeply: of two modules that share arrays, one could change what the other has frozen."""
+        return copy.deepcopy(self)
+
+    def __repr__(self) -> str:
+        """Show sizes and options."""
+        text = ", ".join(f"{name}={value!r}" for name, value in self._arguments().items())
+        return f"{type(self).__name__}({text}, dtype={self.dtype}{', frozen' if self.frozen else ''})"
+
+
+def _rebuild(
+    cls: type[Module], arguments: dict[str, Any], dtype: DTypeLike, weights: dict[str, Array], frozen_as: str
+) -> Module:
+    module = cls(**arguments, dtype=dtype)
+    module._build(weights)
+    return module.freeze(frozen_as) if frozen_as else module.unfreeze()

@@ -1,0 +1,34 @@
+"""Digests of what a module of these tests computes: in this process, and in one under another instruction set."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fusedstep
+import pytest
+
+
+def digest_under(module, isa):
+    """What `python -m rnn.<module>` prints under an instruction set; skips where this machine lacks it."""
+    process = subprocess.run(
+        [sys.executable, "-m", f"rnn.{module}"],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "FUSEDSTEP_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if process.returncode != 0 and "this machine lacks" in process.stderr:
+        pytest.skip(process.stderr.splitlines()[-1])
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
+
+
+def assert_same_under(module, isa, own):
+    desired = dict(own)
+    if "portable" in (isa, fusedstep.build_info()["isa"]):  # float64 there rests on the C library's fma
+        desired = {key: value for key, value in desired.items() if "float64" not in key}
+    theirs = digest_under(module, isa)
+    assert {key: theirs[key] for key in desired} == desired
