@@ -120,7 +120,8 @@ struct Sweep {
   void* reset_h;     // compact (H): r·h, where the cell has a second product
   void* dx;          // compact (I), rows ld_dx apart
   std::size_t ld_dx;
-  void* dweight_ih;  // shapes as in CellBackward
+  double* bias_sums;  // (saved, H): the gates' gradients summed over the pairs so far; zeros before the first
+  void* dweight_ih;   // shapes as in CellBackward
   void* dweight_hh;
   void* dbias_ih;
   void* dbias_hh;
@@ -149,8 +150,8 @@ struct CellEntry {
   void (*replay[kDtypes])(const Sweep& sweep, std::size_t begin, std::size_t end);
   // Steps end-1 … begin: `saved` becomes the gradients of the gates' preactivations, `dstate` moves to step begin.
   void (*sweep_back[kDtypes])(const Sweep* sweeps, int n, std::size_t begin, std::size_t end);
-  // Pairs begin … end-1, begin a multiple of kSumBlock: dx, and the weights' gradients, added to what is there where
-  // `add`.
+  // Pairs begin … end-1, begin a multiple of kSumBlock: dx, and the weights' gradients, in the end added to what was
+  // there where `add`. From the first pair to the last.
   void (*gradients[kDtypes])(const Sweep& sweep, std::size_t begin, std::size_t end, bool add);
 };
 

@@ -302,34 +302,27 @@ void sweep_back(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) 
   });
 }
 
-// f(column, sum of a block of it, whether it is the first) for this thread's columns of a matrix (n, columns): blocks
-// of kSumBlock rows, each summed in double.
+// sums[column] += each of the n rows of a matrix, for this thread's columns; f(column, its sum).
 template <class T, class F>
-void sum_rows(const Team& team, const T* a, std::size_t n, std::size_t columns, F f) {
+void sum_rows(const Team& team, const T* a, std::size_t n, std::size_t columns, double* sums, F f) {
   using D = Vec<double>;
   constexpr std::size_t side = 8, width = side * D::size;
   const Share own((columns + width - 1) / width, 1, team.thread, team.threads);
   for (std::size_t first = own.begin * width; first < std::min(columns, own.end * width); first += width) {
     const std::size_t some = std::min(width, columns - first);
-    std::size_t begin = 0;
-    do {  // once even where there are no rows
-      const std::size_t end = std::min(n, begin + kSumBlock);
-      double sums[width] = {};
-      if (some == width) {
-        D sum[side];
-        unroll<side>([&](auto i) __attribute__((always_inline)) { sum[i] = D(0.0); });
-        for (std::size_t row = begin; row < end; ++row)
-          unroll<side>([&](auto i) __attribute__((always_inline)) {
-            sum[i] = sum[i] + widen<D>(a + row * columns + first + i * D::size);
-          });
-        unroll<side>([&](auto i) __attribute__((always_inline)) { store(sums + i * D::size, sum[i]); });
-      } else {
-        for (std::size_t row = begin; row < end; ++row)
-          for (std::size_t i = 0; i < some; ++i) sums[i] += double(a[row * columns + first + i]);
-      }
-      for (std::size_t i = 0; i < some; ++i) f(first + i, sums[i], begin == 0);
-      begin = end;
-    } while (begin < n);
+    if (some == width) {
+      D sum[side];
+      unroll<side>([&](auto i) __attribute__((always_inline)) { sum[i] = load<double>(sums + first + i * D::size); });
+      for (std::size_t row = 0; row < n; ++row)
+        unroll<side>([&](auto i) __attribute__((always_inline)) {
+          sum[i] = sum[i] + widen<D>(a + row * columns + first + i * D::size);
+        });
+      unroll<side>([&](auto i) __attribute__((always_inline)) { store(sums + first + i * D::size, sum[i]); });
+    } else {
+      for (std::size_t row = 0; row < n; ++row)
+        for (std::size_t i = 0; i < some; ++i) sums[first + i] += double(a[row * columns + first + i]);
+    }
+    for (std::size_t i = 0; i < some; ++i) f(first + i, sums[first + i]);
   }
 }
 
@@ -340,6 +333,7 @@ void gradients(const Sweep& sweep, std::size_t begin, std::size_t end, bool add)
   constexpr std::size_t N = V::size, S = Cell::saved, G = Cell::gates;
   constexpr bool has_late = Cell::LateGates::count > 0;
   const std::size_t I = sweep.I, H = sweep.H, n = end - begin, ld = S * H, GH = G * H;
+  const bool more = add || begin > 0;  // what is there are sums already
   const T* const d = as<T>(sweep.saved) + begin * ld;
   const Pairs<T> pairs{sweep};
 
@@ -361,19 +355,20 @@ void gradients(const Sweep& sweep, std::size_t begin, std::size_t end, bool add)
     if (sweep.dx)
       multiply(team, Sum::Chain, n, GH, d, ld, 1, PackedColumns<T>{w, GH, I}, as<T>(sweep.dx) + begin * sweep.ld_dx,
                sweep.ld_dx);
-    multiply(team, Sum::Blocks, GH, n, d, 1, ld, PackedColumns<T>{x, n, I}, as<T>(sweep.dweight_ih), I, add);
+    multiply(team, Sum::Blocks, GH, n, d, 1, ld, PackedColumns<T>{x, n, I}, as<T>(sweep.dweight_ih), I, more);
     for (std::size_t gate = 0; gate < G; ++gate) {
       const T* const dgate = d + std::size_t(Cell::state_slot[gate]) * H;
       const bool late = has_late && gate >= std::size_t(Cell::LateGates::first);
       multiply(team, Sum::Blocks, H, n, dgate, 1, ld, PackedColumns<T>{late ? reset_h : h, n, H},
-               as<T>(sweep.dweight_hh) + gate * H * H, H, add);
+               as<T>(sweep.dweight_hh) + gate * H * H, H, more);
     }
     if (sweep.dbias_ih)
-      sum_rows(team, d, n, ld, [&](std::size_t column, double sum, bool first) {
+      sum_rows(team, d, n, ld, sweep.bias_sums, [&](std::size_t column, double sum) {
+        if (end < sweep.start[sweep.T]) return;  // the sums go on
         const std::size_t slot = column / H, unit = column % H;
         const auto give = [&](void* bias, std::size_t gate) {
           T& to = as<T>(bias)[gate * H + unit];
-          to = T(first && !add ? sum : double(to) + sum);
+          to = T(add ? double(to) + sum : sum);
         };
         for (std::size_t gate = 0; gate < G; ++gate) {
           if (gate == slot) give(sweep.dbias_ih, gate);
@@ -385,7 +380,7 @@ void gradients(const Sweep& sweep, std::size_t begin, std::size_t end, bool add)
       for (std::size_t unit = own.begin * N; unit < std::min(H, own.end * N); unit += N)
         for (std::size_t j = 0; j < std::size_t(Cell::peepholes); ++j) {
           T* const to = as<T>(sweep.dweight_ch) + j * H + unit;
-          V total = add ? load_some<T>(to, H - unit) : V(T(0)), sum(T(0));
+          V total = more ? load_some<T>(to, H - unit) : V(T(0)), sum(T(0));
           pairs.each(begin, end, [&](std::size_t i, std::size_t step, std::size_t row) {
             const T* const c =
                 Cell::peephole_sees_next[j] ? as<T>(sweep.states) + (begin + i) * H : pairs.previous_c(step, row);

@@ -315,6 +315,7 @@ struct Layer : std::enable_shared_from_this<Layer> {
     const Room room(D() * each, Room::rows);
     const Room weights(D() * std::max(cell->columns_bytes[int(dtype)](H), lean ? packed_bytes() : 0),
                        Room::packed_weights);
+    std::vector<double> bias_sums(D() * std::size_t(cell->saved) * H);
     std::vector<py::array> replayed;
     for (std::size_t d = 0; d < D(); ++d) {
       Sweep& sweep = all[d];
@@ -328,6 +329,7 @@ struct Layer : std::enable_shared_from_this<Layer> {
       sweep.compact_x = direct ? sweep.x.data : take(I);
       sweep.ld_x = direct ? std::size_t(sweep.x.row) : I;
       sweep.previous_h = take(H);
+      sweep.bias_sums = bias_sums.data() + d * std::size_t(cell->saved) * H;
       if (cell->two_products) sweep.reset_h = take(H);
       if (dinput.data) {
         const bool in_place = dx_in_order && !sweep.reverse;
@@ -374,12 +376,9 @@ struct Layer : std::enable_shared_from_this<Layer> {
       interruptible(shape.steps(), 1, step_flops(B), true,
                     [&](std::size_t begin, std::size_t end) { cell->sweep_back[type](all.data(), n, begin, end); });
     for (std::size_t d = 0; d < D(); ++d) {
-      bool more = add;
-      interruptible(std::max<std::size_t>(R, 1), kSumBlock, 2 * step_flops(1) / double(D()), false,
-                    [&](std::size_t begin, std::size_t end) {
-        cell->gradients[type](all[d], begin, std::min(end, R), more);
-        more = true;
-      });
+      interruptible(
+          std::max<std::size_t>(R, 1), kSumBlock, 2 * step_flops(1) / double(D()), false,
+          [&](std::size_t begin, std::size_t end) { cell->gradients[type](all[d], begin, std::min(end, R), add); });
       if (dinput.data && all[d].dx != dinput.data) {
         const py::gil_scoped_release release;
         cell->scatter[type](all[d], all[d].dx, dinput, d > 0);

@@ -260,7 +260,6 @@ def test_weight_gradients_are_as_accurate_as_torch(torch, kind, T, B):
     check_weight_gradients(torch, draw(kind, T, B, 24, 40))
 
 
-@pytest.mark.slow
 @like_torch
 def test_weight_gradients_of_long_sums_are_as_accurate_as_torch(torch, kind):
     check_weight_gradients(torch, draw(kind, 1000, 256, 8, 12))

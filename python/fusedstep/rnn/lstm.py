@@ -112,7 +112,7 @@ def lstm_cell_backward(tape: Tape, dh: Any, dc: Any = None) -> Gradients:
 
     Notes
     -----
-    Sums over the batch are taken in blocks of 256 rows, added in order: the same bits for any number of threads.
+    Sums over the batch are taken in blocks of 128 rows, added in order: the same bits for any number of threads.
 
     Examples
     --------
