@@ -137,7 +137,8 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
   parallel(threads_for_steps(B, weights), [&](const Team& team) {
     std::size_t own_panels = 0;
     each_own(team, n, panels, [&](std::size_t, std::size_t first, std::size_t last) { own_panels += last - first; });
-    const std::size_t chunk_steps = std::max<std::size_t>(1, kChunkRows / B), chunk_rows = chunk_steps * B;
+    const std::size_t chunk_steps = std::clamp<std::size_t>(kChunkRows / B, 1, std::max<std::size_t>(1, end - begin)),
+                      chunk_rows = chunk_steps * B;
     const std::size_t gates_size = own_panels * chunk_rows * A * N, group_size = group * A * N;
     T* const gates = as<T>(scratch((gates_size + group_size + std::min(kRowBlock, chunk_rows) * I) * sizeof(T)));
     T* const group_room = gates + gates_size;
@@ -173,11 +174,17 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
           for (std::size_t part = 0; part < parts; ++part) {
             const std::size_t row = all * part / parts, rows = all * (part + 1) / parts - row;
             v.pairs.pack_x(from + row, from + row + rows, x_room);
-            for (std::size_t p = first; p < last; ++p) {
+            // One row alone passes several panels at once.
+            const std::size_t together = chunk_rows == 1 ? group : 1;
+            for (std::size_t p = first; p < last; p += together) {
+              const std::size_t count = std::min(together, last - p);
               const T* const panel = v.packed + p * layout.size();
               T* const partial = to + ((p - first) * chunk_rows + row) * A * N;
-              for (std::size_t r = 0; r < rows; ++r) std::copy_n(panel, A * N, partial + r * A * N);
-              accumulate_packed<A, Input>(rows, 1, partial, x_room, I, panel + Layout<Cell>::kStart, 0, storage, rows);
+              for (std::size_t r = 0; r < rows; ++r)
+                for (std::size_t j = 0; j < count; ++j)
+                  std::copy_n(panel + j * layout.size(), A * N, partial + (r * count + j) * A * N);
+              accumulate_packed<A, Input>(rows, count, partial, x_room, I, panel + Layout<Cell>::kStart, layout.size(),
+                                          storage, rows);
             }
           }
           to += (last - first) * chunk_rows * A * N;
@@ -194,7 +201,7 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
             for (std::size_t p = first; p < last; p += group) {
               const std::size_t count = std::min(group, last - p);
               T* const partial = of + ((p - first) * chunk_rows + from + row0) * A * N;
-              if (B == 1) {  // one row passes several panels at once: their gates side by side
+              if (B == 1 && chunk_rows > 1) {  // one row passes several panels at once: their gates side by side
                 for (std::size_t j = 0; j < count; ++j)
                   std::copy_n(partial + j * chunk_rows * A * N, A * N, group_room + j * A * N);
                 f(v, p, count, group_room, row0, rows, live);

@@ -1,6 +1,8 @@
-// Streams: layers one step at a time, over the cells' frozen steps.
+// Streams: layers one step at a time, over the cells' frozen steps, or sweeps of one step where a cell has none.
 #include <algorithm>
 #include <memory>
+#include <numeric>
+#include <vector>
 
 #include "core/table.h"
 #include "cpu/threads.h"
@@ -17,7 +19,7 @@ class Stream {
  public:
   Stream(const std::string& kind, const std::vector<py::dict>& layers, std::size_t batch, int threads,
          const std::string& as)
-      : batch_(batch), threads_(threads) {
+      : batch_(batch), threads_(threads), order_(batch), lengths_(batch, 1), start_{0, batch} {
     for (const py::dict& weights : layers) {
       layers_.push_back(std::make_unique<Weights>(kind, weights));
       const Weights& w = *layers_.back();
@@ -29,6 +31,27 @@ class Stream {
     const Weights& w = *layers_.at(0);
     for (int i = 0; i < w.cell->states; ++i)
       state_.push_back(zeros({Py_ssize_t(layers_.size()), Py_ssize_t(batch), Py_ssize_t(w.H)}, w.dtype));
+    std::iota(order_.begin(), order_.end(), 0);
+    const std::size_t bytes = batch * w.H * size_of(w.dtype);
+    y_.resize(bytes);
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
+      const Weights& layer = *layers_[i];
+      Sweep sweep{};
+      sweep.T = 1;
+      sweep.B = batch;
+      sweep.I = layer.I;
+      sweep.H = layer.H;
+      sweep.order = order_.data();
+      sweep.lengths = lengths_.data();
+      sweep.start = start_.data();
+      sweep.weights = layer.pointers(packed_[i].data(), storage_);
+      sweep.y = {y_.data(), 0, std::ptrdiff_t(layer.H)};
+      for (std::size_t j = 0; j < state_.size(); ++j) {
+        sweep.out[j] = static_cast<char*>(state_[j].mutable_data()) + i * bytes;
+        sweep.state[j] = sweep.out[j];
+      }
+      sweeps_.push_back(sweep);
+    }
   }
 
   py::list state() const { return py::cast(state_); }
@@ -45,7 +68,7 @@ class Stream {
     else
       check_shape(x, {"x"}, {Py_ssize_t(batch_), Py_ssize_t(w.I)});
     check_contiguous(x, {"x"});
-    const std::size_t bytes = batch_ * w.H * size_of(w.dtype), last = (layers_.size() - 1) * bytes;
+    const std::size_t bytes = batch_ * w.H * size_of(w.dtype);
     py::object result = py::reinterpret_borrow<py::object>(args[1]);
     char* to;
     if (result.is_none()) {
@@ -67,31 +90,40 @@ class Stream {
       for (py::array& state : state_) check_no_overlap(out, {"out"}, array(state.ptr(), {"state"}, keep), {"state"});
       to = out.data;
     }
-    CellForward call{};
-    call.B = batch_;
-    call.x = x.data;
     {
       const ThreadLimit limit(threads_);
       const MaybeReleaseGil release(work() > kReleaseGil);
-      for (std::size_t i = 0; i < layers_.size(); ++i) {
-        const Weights& layer = *layers_[i];
-        call.I = call.ld_x = layer.I;
-        call.H = layer.H;
-        call.weights = layer.pointers(packed_[i].data(), storage_);
-        for (std::size_t j = 0; j < state_.size(); ++j) {
-          call.out[j] = static_cast<char*>(state_[j].mutable_data()) + i * bytes;
-          call.state[j] = call.out[j];
-          call.ld_state[j] = layer.H;
-        }
-        layer.cell->forward[int(layer.dtype)](call);
-        call.x = call.out[0];
-      }
-      std::copy_n(static_cast<const char*>(state_[0].data()) + last, bytes, to);
+      const void* from = x.data;
+      for (std::size_t i = 0; i < layers_.size(); ++i) from = advance(i, from);
+      std::copy_n(static_cast<const char*>(from), bytes, to);
     }
     return result;
   }
 
  private:
+  // Moves layer i's state by one step from the input x; returns its h.
+  const void* advance(std::size_t i, const void* x) {
+    Sweep& sweep = sweeps_[i];
+    const CellEntry& cell = *layers_[i]->cell;
+    const int type = int(layers_[i]->dtype);
+    if (!cell.forward[type]) {
+      sweep.x = {const_cast<void*>(x), 0, std::ptrdiff_t(sweep.I)};
+      cell.sweep[type](&sweep, 1, 0, 1);
+      return sweep.out[0];
+    }
+    CellForward call{};
+    call.B = batch_;
+    call.I = call.ld_x = sweep.I;
+    call.H = sweep.H;
+    call.weights = sweep.weights;
+    call.x = x;
+    for (int j = 0; j < cell.states; ++j) {
+      call.state[j] = call.out[j] = sweep.out[j];
+      call.ld_state[j] = sweep.H;
+    }
+    cell.forward[type](call);
+    return call.out[0];
+  }
   double work() const {
     double sum = 0;
     for (const auto& w : layers_) sum += double(batch_) * double(w->H) * double(w->I + w->H) * w->cell->gates;
@@ -104,6 +136,10 @@ class Stream {
   Storage storage_ = Storage::same;
   std::vector<std::unique_ptr<Weights>> layers_;
   std::vector<py::array> packed_, state_;
+  std::vector<std::int64_t> order_, lengths_;
+  std::vector<std::size_t> start_;
+  std::vector<char> y_;
+  std::vector<Sweep> sweeps_;  // of one step, one for each layer
 };
 
 }  // namespace
