@@ -7,6 +7,6 @@
 
 namespace fusedstep::ISA {
 
-using Cells = TemplateList<LSTM, PeepholeLSTM, GRU, GRUResetBefore>;
+using Cells = TemplateList<LSTM, PeepholeLSTM, CoupledLSTM, CoupledPeepholeLSTM, GRU, GRUResetBefore>;
 
 }  // namespace fusedstep::ISA

@@ -1,11 +1,15 @@
-// LSTM, with optional peepholes: gate mathematics of one step, forward and backward.
+// LSTM, with optional peepholes and coupled gates: gate mathematics of one step, forward and backward.
 //
 //   i, f, g, o = preactivations = W_ih·x + W_hh·h + b            peephole: i += w_i·c   f += w_f·c   o += w_o·c′
 //   c′ = σ(f)·c + σ(i)·tanh(g)          h′ = σ(o)·tanh(c′)
+//   coupled: no i of its own, c′ = σ(f)·c + (1 − σ(f))·tanh(g)
 //
 // Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins 2000 (forget gate); Gers & Schmidhuber 2000 (peepholes, in
-// the order i f o, with o seeing c′). The products and biases are done when these functions are called.
+// the order i f o, with o seeing c′); Greff et al. 2017 (coupled). The products and biases are done when these
+// functions are called.
 #pragma once
+
+#include <type_traits>
 
 #include "core/fn.h"
 #include "core/math.h"
@@ -13,14 +17,16 @@
 
 namespace fusedstep::ISA {
 
-template <class T, bool has_peepholes>
+template <class T, bool has_peepholes, bool coupled>
 struct LSTMCell {
   using Scalar = T;
-  static constexpr const char* name = has_peepholes ? "peephole_lstm" : "lstm";
-  static constexpr int gates = 4, accumulators = 4, states = 2, peepholes = has_peepholes ? 3 : 0;
-  static constexpr int saved = 4;  // i, f, g, o after their nonlinearities
-  using InputGates = Gates<0, 0, 1, 2, 3>;
-  using StateGates = Gates<0, 0, 1, 2, 3>;
+  static constexpr const char* name =
+      coupled ? (has_peepholes ? "coupled_peephole_lstm" : "coupled_lstm") : (has_peepholes ? "peephole_lstm" : "lstm");
+  static constexpr int F = coupled ? 0 : 1, C = F + 1, O = F + 2;  // where f, g and o are
+  static constexpr int gates = O + 1, accumulators = gates, states = 2, peepholes = has_peepholes ? F + 2 : 0;
+  static constexpr int saved = gates;  // (i,) f, g, o after their nonlinearities
+  using InputGates = std::conditional_t<coupled, Gates<0, 0, 1, 2>, Gates<0, 0, 1, 2, 3>>;
+  using StateGates = InputGates;
   using LateGates = NoGates;
   static constexpr bool separate_state_gradients = false;
   static constexpr int state_slot[] = {0, 1, 2, 3};  // where, among the saved values, a gate's gradient by W_hh goes
@@ -28,45 +34,59 @@ struct LSTMCell {
   // In: a = preactivations, s = {h, c}. Out: a = what backward needs, s = {h′, c′}.
   template <class V>
   FN static void forward(V* a, V* s, const V* w) {
-    if constexpr (has_peepholes) {
-      a[0] = fma(w[0], s[1], a[0]);
-      a[1] = fma(w[1], s[1], a[1]);
+    for (int j = 0; j <= F; ++j) {  // i and f
+      if constexpr (has_peepholes) a[j] = fma(w[j], s[1], a[j]);
+      a[j] = sigmoid(a[j]);
     }
-    a[0] = sigmoid(a[0]);
-    a[1] = sigmoid(a[1]);
-    a[2] = tanh(a[2]);
-    const V c = fma(a[1], s[1], a[0] * a[2]);
-    if constexpr (has_peepholes) a[3] = fma(w[2], c, a[3]);
-    a[3] = sigmoid(a[3]);
-    s[0] = a[3] * tanh(c);
+    a[C] = tanh(a[C]);
+    const V c = next_c(a, s);
+    if constexpr (has_peepholes) a[O] = fma(w[F + 1], c, a[O]);
+    a[O] = sigmoid(a[O]);
+    s[0] = a[O] * tanh(c);
     s[1] = c;
+  }
+  // c′ of the gates and s = {h, c}.
+  template <class V>
+  FN static V next_c(const V* a, const V* s) {
+    return fma(a[F], s[1], input_gate(a) * a[C]);
   }
 
   // In: a as saved, s = {h, c}, next = {h′, c′}, ds = gradients of next.
   // Out: da = gradients of the preactivations, ds = gradients of s that do not pass through W_hh.
   template <class V>
   FN static void backward(const V* a, const V* s, const V* next, V* ds, const V* w, V* da, V*) {
-    const V one(T(1)), i = a[0], f = a[1], g = a[2], o = a[3];
+    const V one(T(1)), i = input_gate(a), f = a[F], g = a[C], o = a[O];
     const V t = tanh(next[1]);
-    da[3] = ds[0] * t * (o * (one - o));
+    da[O] = ds[0] * t * (o * (one - o));
     V dc = fma(ds[0] * o, one - t * t, ds[1]);
-    if constexpr (has_peepholes) dc = fma(da[3], w[2], dc);
-    da[0] = dc * g * (i * (one - i));
-    da[1] = dc * s[1] * (f * (one - f));
-    da[2] = dc * i * (one - g * g);
+    if constexpr (has_peepholes) dc = fma(da[O], w[F + 1], dc);
+    if constexpr (!coupled) da[0] = dc * g * (i * (one - i));
+    da[F] = dc * (coupled ? s[1] - g : s[1]) * (f * (one - f));
+    da[C] = dc * i * (one - g * g);
     ds[0] = V(T(0));
     ds[1] = dc * f;
-    if constexpr (has_peepholes) ds[1] = fma(da[1], w[1], fma(da[0], w[0], ds[1]));
+    if constexpr (has_peepholes)
+      for (int j = 0; j <= F; ++j) ds[1] = fma(da[j], w[j], ds[1]);
   }
 
   // The terms whose sums over the batch are the peepholes' gradients are da[gate] × state.
-  static constexpr int peephole_gate[] = {0, 1, 3};
-  static constexpr bool peephole_sees_next[] = {false, false, true};
+  static constexpr int peephole_gate[] = {0, coupled ? O : 1, O};
+  static constexpr bool peephole_sees_next[] = {false, coupled, true};
+
+ private:
+  template <class V>
+  FN static V input_gate(const V* a) {
+    return coupled ? V(T(1)) - a[F] : a[0];
+  }
 };
 
 template <class T>
-using LSTM = LSTMCell<T, false>;
+using LSTM = LSTMCell<T, false, false>;
 template <class T>
-using PeepholeLSTM = LSTMCell<T, true>;
+using PeepholeLSTM = LSTMCell<T, true, false>;
+template <class T>
+using CoupledLSTM = LSTMCell<T, false, true>;
+template <class T>
+using CoupledPeepholeLSTM = LSTMCell<T, true, true>;
 
 }  // namespace fusedstep::ISA

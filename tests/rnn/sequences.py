@@ -24,6 +24,8 @@ from .cells import DTYPES, STATES, arrays_of, flat, structured
 MODULES: dict[str, Callable[..., Any]] = {
     "lstm": rnn.LSTM,
     "peephole_lstm": partial(rnn.LSTM, peephole=True),
+    "coupled_lstm": partial(rnn.LSTM, coupled=True),
+    "coupled_peephole_lstm": partial(rnn.LSTM, peephole=True, coupled=True),
     "gru": rnn.GRU,
     "gru_reset_before": partial(rnn.GRU, reset_after=False),
 }

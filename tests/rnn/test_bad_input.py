@@ -179,7 +179,7 @@ def test_out_that_overlaps_is_refused(arguments):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["lstm", "peephole_lstm"])
+@pytest.mark.parametrize("kind", ["lstm", "peephole_lstm", "coupled_lstm"])
 def test_states_that_share_out_are_refused(kind):
     arguments = Arguments(kind)
     one = np.zeros((B, H), np.float32)
@@ -191,7 +191,7 @@ def test_states_that_share_out_are_refused(kind):
 
 
 @pytest.mark.parametrize("name", ["state", "out*"])
-@pytest.mark.parametrize("kind", ["lstm", "peephole_lstm"])
+@pytest.mark.parametrize("kind", ["lstm", "peephole_lstm", "coupled_lstm"])
 def test_wrong_structure_is_refused_by_lstm(kind, name):
     arguments = Arguments(kind)
     array = np.zeros((B, H), np.float32)

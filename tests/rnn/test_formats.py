@@ -21,7 +21,7 @@ from .cells import DTYPES, STATES, arrays_of, error, same_bits, structured
 from .sequences import MODULES, draw
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "rnn.npz"  # made by make_rnn.py beside it
-CLASSES = {"lstm": LSTM, "peephole_lstm": LSTM, "gru": GRU, "gru_reset_before": GRU}
+CLASSES = {kind: LSTM if "lstm" in kind else GRU for kind in MODULES}
 T, B, INPUTS, H = 4, 2, 5, 3
 BOUND = {np.float32: 1e-5, np.float64: 1e-13}
 
@@ -33,6 +33,8 @@ FORMS = {
     "layers and directions": {"num_layers": 2, "bidirectional": True},
 }
 kinds = pytest.mark.parametrize("kind", MODULES)
+GOLDEN_KINDS = ("lstm", "peephole_lstm", "gru", "gru_reset_before")
+golden_kinds = pytest.mark.parametrize("kind", GOLDEN_KINDS)
 kinds_of_torch = pytest.mark.parametrize("kind", ["lstm", "gru"])
 forms = pytest.mark.parametrize("form", FORMS)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
@@ -59,7 +61,8 @@ def assert_options(module, case, **options):
         "dropout": 0.0,
         "dtype": case.x.dtype,
     }
-    kind = {"peephole": case.kind == "peephole_lstm"} if "lstm" in case.kind else {"reset_after": case.kind == "gru"}
+    lstm = {name: name in case.kind for name in ("peephole", "coupled")}
+    kind = lstm if "lstm" in case.kind else {"reset_after": case.kind == "gru"}
     for name, value in (expected | kind | options).items():
         assert getattr(module, name) == value, name
 
@@ -150,7 +153,11 @@ def test_to_torch_copies():
 
 @pytest.mark.parametrize(
     ("kind", "parts"),
-    [("peephole_lstm", ("peephole=False", "peephole=True")), ("gru_reset_before", ("reset_after=True", "=False"))],
+    [
+        ("peephole_lstm", ("peephole=False", "peephole=True")),
+        ("coupled_lstm", ("coupled=False", "coupled=True")),
+        ("gru_reset_before", ("reset_after=True", "=False")),
+    ],
 )
 def test_to_torch_refuses_what_torch_lacks(kind, parts):
     with refused(ValueError, "to_torch: expected", *parts):
@@ -266,10 +273,12 @@ ORDER = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2)}  # i o f c from i f g o, and z 
 def onnx_arrays(case, layer=0):
     """W, R, B and P of a layer, as ONNX stacks them."""
     directions = [case.cell_weights(layer, d) for d in range(case.directions)]
-    order = ORDER["lstm" if "lstm" in case.kind else "gru"]
+    order, coupled = ORDER["lstm" if "lstm" in case.kind else "gru"], "coupled" in case.kind
 
-    def gates(array):
-        blocks = np.split(array, len(order))
+    def gates(array, order=order):
+        blocks = np.split(array, len(order) - coupled)
+        if coupled:  # theirs has rows of f that nothing reads
+            blocks = [-blocks[0], np.full_like(blocks[0], 9), *blocks[1:]]
         return np.concatenate([blocks[i] for i in order])
 
     arrays = {
@@ -280,7 +289,7 @@ def onnx_arrays(case, layer=0):
         both = [[gates(own["bias_ih"]), gates(own["bias_hh"])] for own in directions]
         arrays["B"] = np.stack([np.concatenate(pair) for pair in both])
     if "weight_ch" in directions[0]:
-        arrays["P"] = np.stack([own["weight_ch"][[0, 2, 1]].ravel() for own in directions])  # i o f from i f o
+        arrays["P"] = np.stack([gates(own["weight_ch"], (0, 2, 1)).ravel() for own in directions])  # i o f from i f o
     return arrays
 
 
@@ -306,6 +315,7 @@ def plain_node(case, arrays, **attributes):
 def onnx_attributes(case):
     attributes = {"hidden_size": case.hidden_size}
     attributes |= {"direction": "bidirectional"} if case.bidirectional else {}
+    attributes |= {"input_forget": 1} if "coupled" in case.kind else {}
     return attributes | ({"linear_before_reset": 1} if case.kind == "gru" else {})
 
 
@@ -387,7 +397,7 @@ def test_module_of_onnx_computes_as_onnxruntime(onnx, onnxruntime, kind, form):
         assert error(case.infer(module)[name], array) <= BOUND[np.float32], name
 
 
-@kinds
+@golden_kinds
 @pytest.mark.parametrize("form", ONNX_FORMS)
 def test_module_of_golden_onnx_computes_as_onnxruntime(golden, monkeypatch, kind, form):
     without("onnx", monkeypatch)
@@ -601,7 +611,7 @@ def test_layout_is_batch_first_where_the_caller_says_nothing(given, batch_first)
 ATTRIBUTES_REFUSED = {
     "direction": ("reverse", "expected 'forward' or 'bidirectional', got 'reverse'"),
     "clip": (3.0, "expected none, got 3.0"),
-    "input_forget": (1, "expected 0, got 1"),
+    "input_forget": (2, "expected 0 or 1, got 2"),
     "layout": (2, "expected 0 or 1, got 2"),
     "linear_before_reset": (2, "expected 0 or 1, got 2"),
     "activations": (
@@ -726,7 +736,8 @@ def test_file_needs_the_package_and_a_node_does_not(monkeypatch):
 # ---- Keras
 
 KERAS_FORMS = ("layer", "no bias", "directions", "layers")
-keras_kinds = pytest.mark.parametrize("kind", ["lstm", "gru", "gru_reset_before"])
+KERAS_KINDS = ("lstm", "gru", "gru_reset_before")
+keras_kinds = pytest.mark.parametrize("kind", KERAS_KINDS)
 
 
 def golden_keras(golden, kind, form):
@@ -998,8 +1009,8 @@ def test_safetensors_are_needed_for_files_alone(monkeypatch, tmp_path):
 
 def test_golden_file_covers_every_form(golden):
     torch_cases = {f"torch/{kind}/{form}" for kind in ("lstm", "gru") for form in FORMS}
-    onnx_cases = {f"onnxruntime/{kind}/{form}" for kind in MODULES for form in ONNX_FORMS}
-    keras_cases = {f"keras/{kind}/{form}" for kind in MODULES if kind != "peephole_lstm" for form in KERAS_FORMS}
+    onnx_cases = {f"onnxruntime/{kind}/{form}" for kind in GOLDEN_KINDS for form in ONNX_FORMS}
+    keras_cases = {f"keras/{kind}/{form}" for kind in KERAS_KINDS for form in KERAS_FORMS}
     assert set(golden) == {"versions"} | torch_cases | onnx_cases | keras_cases
     assert set(golden["versions"]) == {"jax", "keras", "onnx", "onnxruntime", "torch"}
 

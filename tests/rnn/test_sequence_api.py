@@ -157,8 +157,8 @@ def expected_shapes(kind, num_layers, directions, bias=True):
             shapes |= {f"weight_ih{ending}": (gates * H, width), f"weight_hh{ending}": (gates * H, H)}
             if bias:
                 shapes |= {f"bias_ih{ending}": (gates * H,), f"bias_hh{ending}": (gates * H,)}
-            if kind == "peephole_lstm":
-                shapes[f"weight_ch{ending}"] = (3, H)
+            if "peephole" in kind:
+                shapes[f"weight_ch{ending}"] = (gates - 1, H)
     return shapes
 
 

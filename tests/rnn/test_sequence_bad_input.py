@@ -191,7 +191,7 @@ def test_batch_first_is_not_guessed(kind):
         module(case.x, reset=np.zeros((B, T), bool))
 
 
-@pytest.mark.parametrize("kind", ["lstm", "peephole_lstm"])
+@pytest.mark.parametrize("kind", ["lstm", "peephole_lstm", "coupled_lstm"])
 def test_wrong_structure_of_state_is_refused_by_lstm(kind):
     arguments, array = Arguments(kind), float32(L, B, H)
     for refuse, name in ((arguments.refuse_forward, "state"), (arguments.refuse_backward, "dstate")):

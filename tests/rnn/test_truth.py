@@ -1,6 +1,7 @@
 """Cells against the true mathematics: the references in float64, finite differences, torch and ONNX Runtime."""
 
 import itertools
+from functools import partial
 
 import fusedstep
 import numpy as np
@@ -200,9 +201,11 @@ def test_step_and_gradients_equal_torch(kind, dtype, shape):
         assert error(ours[name], array) <= 2 * GRADIENT_BOUND[dtype], name
 
 
-def onnx_order(gates, order):
+def onnx_order(gates, order, coupled=False):
     """Reorder the gates of a weight or bias, (gates·H, …), as ONNX wants them."""
-    blocks = np.split(gates, len(order))
+    blocks = np.split(gates, len(order) - coupled)
+    if coupled:  # theirs is f = 1 - i, and has rows of f that nothing reads
+        blocks = [-blocks[0], np.full_like(blocks[0], 9), *blocks[1:]]
     return np.concatenate([blocks[i] for i in order])
 
 
@@ -216,20 +219,21 @@ def test_step_equals_onnxruntime(kind):
     step = draw(kind, B, inputs, H)
     lstm = "lstm" in kind
     order = (0, 3, 1, 2) if lstm else (1, 0, 2)  # i o f c from i f g o, and z r h from r z n
+    ordered = partial(onnx_order, coupled="coupled" in kind)
     feeds = {
         "X": step.x[None],
-        "W": onnx_order(step.weights["weight_ih"], order)[None],
-        "R": onnx_order(step.weights["weight_hh"], order)[None],
-        "B": np.concatenate([onnx_order(step.weights[name], order) for name in ("bias_ih", "bias_hh")])[None],
+        "W": ordered(step.weights["weight_ih"], order)[None],
+        "R": ordered(step.weights["weight_hh"], order)[None],
+        "B": np.concatenate([ordered(step.weights[name], order) for name in ("bias_ih", "bias_hh")])[None],
         "": None,  # sequence_lens
         "initial_h": step.states[0][None],
     }
     if lstm:
         feeds["initial_c"] = step.states[1][None]
-    if kind == "peephole_lstm":
-        feeds["P"] = onnx_order(step.weights["weight_ch"], (0, 2, 1)).reshape(1, -1)  # i o f from i f o
+    if "peephole" in kind:
+        feeds["P"] = ordered(step.weights["weight_ch"], (0, 2, 1)).reshape(1, -1)  # i o f from i f o
     outputs = ["", "Y_h", "Y_c"] if lstm else ["", "Y_h"]
-    attributes = {} if lstm else {"linear_before_reset": int(kind == "gru")}
+    attributes = {"input_forget": int("coupled" in kind)} if lstm else {"linear_before_reset": int(kind == "gru")}
     node = onnx.helper.make_node("LSTM" if lstm else "GRU", list(feeds), outputs, hidden_size=H, **attributes)
     feeds.pop("")
     info = onnx.helper.make_tensor_value_info

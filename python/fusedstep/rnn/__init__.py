@@ -15,6 +15,7 @@ from fusedstep.rnn.gru import (
 )
 from fusedstep.rnn.lstm import (
     LSTMCell,
+    kind_of,
     lstm_cell,
     lstm_cell_backward,
     lstm_cell_backward_reference,
@@ -36,14 +37,17 @@ class CellRow(NamedTuple):
 
 # The cells by their compiled names: what tests and benchmarks iterate.
 CELLS: dict[str, CellRow] = {
-    "lstm": CellRow(LSTMCell, lstm_cell, lstm_cell_backward, lstm_cell_reference, lstm_cell_backward_reference),
-    "peephole_lstm": CellRow(
-        partial(LSTMCell, peephole=True),
-        lstm_cell,
-        lstm_cell_backward,
-        lstm_cell_reference,
-        lstm_cell_backward_reference,
-    ),
+    **{
+        kind_of(peephole, coupled): CellRow(
+            partial(LSTMCell, peephole=peephole, coupled=coupled),
+            partial(lstm_cell, coupled=coupled),
+            lstm_cell_backward,
+            partial(lstm_cell_reference, coupled=coupled),
+            partial(lstm_cell_backward_reference, coupled=coupled),
+        )
+        for coupled in (False, True)
+        for peephole in (False, True)
+    },
     "gru": CellRow(GRUCell, gru_cell, gru_cell_backward, gru_cell_reference, gru_cell_backward_reference),
     "gru_reset_before": CellRow(
         partial(GRUCell, reset_after=False),

@@ -1,4 +1,4 @@
-"""LSTM cell, with optional peepholes: functional forms, the object and the references."""
+"""LSTM cell, with optional peepholes and coupled gates: functional forms, the object and the references."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -11,7 +11,10 @@ from fusedstep import _core
 from fusedstep._array import Array
 from fusedstep.rnn._base import Cell, Gradients, Tape, backward, taped
 
-KINDS = ("lstm", "peephole_lstm")
+
+def kind_of(peephole: bool, coupled: bool) -> str:
+    """Name the compiled cell."""
+    return "coupled_" * bool(coupled) + "peephole_" * bool(peephole) + "lstm"
 
 
 def lstm_cell(
@@ -23,13 +26,15 @@ def lstm_cell(
     bias_hh: Any = None,
     weight_ch: Any = None,
     *,
+    coupled: bool = False,
     out: Any = None,
     tape: bool = False,
 ) -> Any:
     """Take one LSTM step.
 
     ``i, f, g, o = W_ih x + b_ih + W_hh h + b_hh``; ``c' = sigmoid(f) c + sigmoid(i) tanh(g)``;
-    ``h' = sigmoid(o) tanh(c')``. With peepholes i and f see c, and o sees c'.
+    ``h' = sigmoid(o) tanh(c')``. With peepholes i and f see c, and o sees c'. With `coupled` there is no i: 1 -
+    sigmoid(f) stands in the place of sigmoid(i).
 
     Parameters
     ----------
@@ -38,11 +43,13 @@ def lstm_cell(
     state : tuple of array_like or None
         (h, c), each (batch, H) or (H,); None for zeros.
     weight_ih, weight_hh : array_like
-        (4H, I) and (4H, H), gates i f g o, C-contiguous: torch's layout.
+        (4H, I) and (4H, H), gates i f g o, C-contiguous: torch's layout. With `coupled` 3H rows, f g o.
     bias_ih, bias_hh : array_like, optional
-        (4H,).
+        (4H,), or (3H,).
     weight_ch : array_like, optional
-        (3, H), peepholes in the order i f o.
+        (3, H), peepholes in the order i f o; with `coupled` (2, H), f o.
+    coupled : bool, optional
+        Couple the input gate to the forget gate. (ONNX's input_forget couples the other way.)
     out : tuple of array_like, optional
         (h, c) to write to, C-contiguous; may be `state` itself.
     tape : bool, optional
@@ -66,6 +73,7 @@ def lstm_cell(
     ----------
     .. [1] Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural Computation 9(8), 1997.
     .. [2] Gers and Schmidhuber, "Recurrent Nets that Time and Count", IJCNN 2000 (peepholes).
+    .. [3] Greff et al., "LSTM: A Search Space Odyssey", IEEE TNNLS 28(10), 2017 (coupled gates).
 
     Examples
     --------
@@ -84,7 +92,7 @@ def lstm_cell(
         "bias_hh": bias_hh,
         "weight_ch": weight_ch,
     }
-    kind = KINDS[weight_ch is not None]
+    kind = kind_of(weight_ch is not None, coupled)
     if not tape:
         return _core.cell_forward(kind, weights, x, state, out, False)
     return taped(kind, weights, x, state, out, partial(_core.cell_forward, kind, weights))
@@ -139,6 +147,8 @@ class LSTMCell(Cell):
         Whether there are ``bias_ih`` and ``bias_hh``.
     peephole : bool, optional
         Whether there is ``weight_ch``.
+    coupled : bool, optional
+        The input gate is 1 minus the forget gate; the weights are those of the gates f g o.
     dtype : dtype, optional
         float32 or float64.
     rng : int or numpy.random.Generator, optional
@@ -165,10 +175,11 @@ class LSTMCell(Cell):
         *,
         bias: bool = True,
         peephole: bool = False,
+        coupled: bool = False,
         dtype: DTypeLike = np.float32,
         rng: Any = None,
     ) -> None:
-        super().__init__(KINDS[bool(peephole)], input_size, hidden_size, bias, dtype, rng)
+        super().__init__(kind_of(peephole, coupled), input_size, hidden_size, bias, dtype, rng)
 
     def backward(self, tape: Tape, dh: Any, dc: Any = None) -> Gradients:
         """Run a taped step backward: `lstm_cell_backward`."""
@@ -190,6 +201,8 @@ def lstm_cell_reference(
     bias_ih: Array | float = 0.0,
     bias_hh: Array | float = 0.0,
     weight_ch: Array | None = None,
+    *,
+    coupled: bool = False,
 ) -> tuple[Array, Array]:
     """Take one LSTM step in NumPy: `lstm_cell` as its formulas read.
 
@@ -201,6 +214,8 @@ def lstm_cell_reference(
         (h, c), each (batch, H) or (H,).
     weight_ih, weight_hh, bias_ih, bias_hh, weight_ch : ndarray, optional
         As for `lstm_cell`.
+    coupled : bool, optional
+        Likewise.
 
     Returns
     -------
@@ -215,7 +230,7 @@ def lstm_cell_reference(
     >>> c
     array([0.5, 0.5, 0.5, 0.5])
     """
-    return _reference_step(x, state, weight_ih, weight_hh, bias_ih, bias_hh, weight_ch)[0]
+    return _reference_step(x, state, weight_ih, weight_hh, bias_ih, bias_hh, weight_ch, coupled=coupled)[0]
 
 
 def _reference_step(
@@ -226,12 +241,16 @@ def _reference_step(
     bias_ih: Array | float = 0.0,
     bias_hh: Array | float = 0.0,
     weight_ch: Array | None = None,
+    *,
+    coupled: bool = False,
 ) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
     """Return the new (h, c), and the gates i, f, g, o after their nonlinearities."""
     h, c = state
-    w_i, w_f, w_o = np.zeros((3, 1), x.dtype) if weight_ch is None else weight_ch
-    i, f, g, o = np.split(x @ weight_ih.T + bias_ih + h @ weight_hh.T + bias_hh, 4, axis=-1)
-    i, f, g = sigmoid(i + w_i * c), sigmoid(f + w_f * c), np.tanh(g)
+    *w_in, w_o = np.zeros((3 - coupled, 1), x.dtype) if weight_ch is None else weight_ch
+    *gates_in, g, o = np.split(x @ weight_ih.T + bias_ih + h @ weight_hh.T + bias_hh, 4 - coupled, axis=-1)
+    gates = [sigmoid(a + w * c) for a, w in zip(gates_in, w_in, strict=True)]
+    f, g = gates[-1], np.tanh(g)
+    i = 1 - f if coupled else gates[0]
     c = f * c + i * g
     o = sigmoid(o + w_o * c)
     return (o * np.tanh(c), c), (i, f, g, o)
@@ -243,6 +262,8 @@ def lstm_cell_backward_reference(
     weights: Mapping[str, Array],
     dh: Array | float,
     dc: Array | float = 0.0,
+    *,
+    coupled: bool = False,
 ) -> Gradients:
     """Run one LSTM step backward in NumPy; the step itself is taken again first.
 
@@ -256,6 +277,8 @@ def lstm_cell_backward_reference(
         By name; absent ones missing.
     dh, dc : ndarray or float, optional
         Gradients of the new h and c, (batch, H).
+    coupled : bool, optional
+        As for `lstm_cell`.
 
     Returns
     -------
@@ -272,19 +295,21 @@ def lstm_cell_backward_reference(
     (16, 3)
     """
     h, c = state
-    (_, c_next), (i, f, g, o) = _reference_step(x, state, **weights)
-    w_i, w_f, w_o = weights.get("weight_ch", np.zeros((3, 1), x.dtype))
+    (_, c_next), (i, f, g, o) = _reference_step(x, state, **weights, coupled=coupled)
+    *w_in, w_o = weights.get("weight_ch", np.zeros((3 - coupled, 1), x.dtype))
     t = np.tanh(c_next)
     da_o = dh * t * o * (1 - o)
     dc = dc + dh * o * (1 - t * t) + da_o * w_o
     da_i, da_f, da_g = dc * g * i * (1 - i), dc * c * f * (1 - f), dc * i * (1 - g * g)
-    da = np.concatenate([da_i, da_f, da_g, da_o], axis=-1)
+    da_in = [da_f - da_i] if coupled else [da_i, da_f]
+    da = np.concatenate([*da_in, da_g, da_o], axis=-1)
+    peepholes = [(d * seen).sum(axis=0) for d, seen in zip([*da_in, da_o], [c] * len(da_in) + [c_next], strict=True)]
     all_weights = {
         "weight_ih": da.T @ x,
         "weight_hh": da.T @ h,
         "bias_ih": da.sum(axis=0),
         "bias_hh": da.sum(axis=0),
-        "weight_ch": np.stack([(da_i * c).sum(axis=0), (da_f * c).sum(axis=0), (da_o * c_next).sum(axis=0)]),
+        "weight_ch": np.stack(peepholes),
     }
-    dstate = da @ weights["weight_hh"], dc * f + da_i * w_i + da_f * w_f
+    dstate = da @ weights["weight_hh"], dc * f + sum(d * w for d, w in zip(da_in, w_in, strict=True))
     return Gradients(da @ weights["weight_ih"], dstate, {name: all_weights[name] for name in weights})

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fusedstep.rnn._module import Module
+from fusedstep.rnn.lstm import kind_of
 
 
 class LSTM(Module):
@@ -25,6 +26,9 @@ class LSTM(Module):
         A second direction that runs from each row's end.
     peephole : bool, optional
         Gates see the second state: ``weight_ch`` (3, hidden_size) in the order i f o; o sees c'.
+    coupled : bool, optional
+        The input gate is 1 minus the forget gate: weights of three gates, f g o, and two peepholes, f o. (ONNX's
+        input_forget couples the other way, f = 1 - i; `from_onnx` turns it round.)
     dtype : dtype, optional
         float32 or float64.
     rng : int or numpy.random.Generator, optional
@@ -35,6 +39,7 @@ class LSTM(Module):
     .. [1] Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural Computation 9, 1997; forget gates: Gers,
        Schmidhuber and Cummins, 2000; peepholes: Gers and Schmidhuber, "Recurrent nets that time and count", 2000.
     .. [2] Graves and Schmidhuber, "Framewise phoneme classification with bidirectional LSTM", 2005.
+    .. [3] Greff et al., "LSTM: A search space odyssey", IEEE TNNLS 28(10), 2017 (coupled gates).
 
     Examples
     --------
@@ -51,7 +56,7 @@ class LSTM(Module):
     ((5, 4, 3), (32, 8))
     """
 
-    _options = ("bias", "batch_first", "dropout", "bidirectional", "peephole")
+    _options = ("bias", "batch_first", "dropout", "bidirectional", "peephole", "coupled")
     _states = ("h", "c")
 
     def __init__(
@@ -65,13 +70,15 @@ class LSTM(Module):
         dropout: float = 0.0,
         bidirectional: bool = False,
         peephole: bool = False,
+        coupled: bool = False,
         dtype: DTypeLike = np.float32,
         rng: "int | np.random.Generator | None" = None,  # a string: NumPy imports its generators late
     ) -> None:
-        if not isinstance(peephole, bool | np.bool_):
-            raise TypeError(f"peephole must be True or False, got {peephole!r}")
-        self.peephole = bool(peephole)
-        kind = "peephole_lstm" if peephole else "lstm"
+        for name, flag in (("peephole", peephole), ("coupled", coupled)):
+            if not isinstance(flag, bool | np.bool_):
+                raise TypeError(f"{name} must be True or False, got {flag!r}")
+        self.peephole, self.coupled = bool(peephole), bool(coupled)
+        kind = kind_of(peephole, coupled)
         super().__init__(
             kind, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng
         )

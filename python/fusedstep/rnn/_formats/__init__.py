@@ -99,7 +99,7 @@ class Formats:
         Raises
         ------
         ValueError
-            The module has peepholes, or is a GRU with ``reset_after=False``: torch has no such module.
+            The module has peepholes or coupled gates, or is a GRU with ``reset_after=False``: torch has no such module.
 
         Examples
         --------
@@ -107,7 +107,7 @@ class Formats:
         >>> list(LSTM(3, 4).to_torch())
         ['weight_ih_l0', 'weight_hh_l0', 'bias_ih_l0', 'bias_hh_l0']
         """
-        for name, ours in (("peephole", False), ("reset_after", True)):
+        for name, ours in (("peephole", False), ("coupled", False), ("reset_after", True)):
             value = getattr(self, name, ours)
             if value != ours:
                 raise ValueError(f"to_torch: expected {name}={ours}, as torch has no other, got {name}={value}")
@@ -132,13 +132,14 @@ class Formats:
         Returns
         -------
         LSTM or GRU
-            A GRU is ``reset_after=True`` where `linear_before_reset` is 1; ONNX's default is 0.
+            A GRU is ``reset_after=True`` where `linear_before_reset` is 1; ONNX's default is 0. An LSTM is `coupled`
+            where `input_forget` is 1: the weights of f are those of ONNX's i, negated.
 
         Raises
         ------
         ValueError
             A weight is missing, a shape does not fit, a model holds no such node or unrelated ones, or an attribute
-            asks for what these modules lack: direction "reverse", clip, input_forget, other activations.
+            asks for what these modules lack: direction "reverse", clip, other activations.
         TypeError
             An array is neither float32 nor float64, or not like the others.
         ImportError

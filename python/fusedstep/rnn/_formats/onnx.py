@@ -31,13 +31,13 @@ ATTRIBUTES: dict[str, tuple[str, tuple[Any, ...] | None]] = {
     "clip": ("f", ()),
     "direction": ("s", ("forward", "bidirectional")),
     "hidden_size": ("i", None),
-    "input_forget": ("i", (0,)),
+    "input_forget": ("i", (0, 1)),
     "layout": ("i", (0, 1)),
     "linear_before_reset": ("i", (0, 1)),
     "output_sequence": ("i", None),  # of version 1; it changes no arithmetic
 }
 ACTIVATIONS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"]}
-DEFAULTS: dict[str, Any] = {"direction": "forward", "layout": 0, "linear_before_reset": 0}
+DEFAULTS: dict[str, Any] = {"direction": "forward", "input_forget": 0, "layout": 0, "linear_before_reset": 0}
 
 # Operators that move values and change none. Dropout is none at inference.
 MOVES = {
@@ -103,16 +103,23 @@ def read_onnx_node(
         expect_shape(title, array, D, *shapes[name], of=family)
     if attributes.get("hidden_size", H) != H:
         raise ValueError(f"{label}: attribute hidden_size: expected {H}, as R says, got {attributes['hidden_size']}")
-    return attributes, [_onnx_direction(family, {name: a[d] for name, (_, a) in found.items()}) for d in range(D)]
+    coupled = attributes["input_forget"] == 1
+    return attributes, [
+        _onnx_direction(family, {name: a[d] for name, (_, a) in found.items()}, coupled) for d in range(D)
+    ]
 
 
-def _onnx_direction(family: str, arrays: Mapping[str, Array]) -> Direction:
+def _onnx_direction(family: str, arrays: Mapping[str, Array], coupled: bool) -> Direction:
     own = {"weight_ih": arrays["W"], "weight_hh": arrays["R"]}
     if "B" in arrays:
         own["bias_ih"], own["bias_hh"] = np.split(arrays["B"], 2)
     own = {name: reordered(array, family, "onnx") for name, array in own.items()}
     if "P" in arrays:
         own["weight_ch"] = reordered(arrays["P"].reshape(3, -1), "peephole", "onnx")
+    if coupled:  # f = 1 − σ(i), and ours is i = 1 − σ(f): σ(−a) = 1 − σ(a), so that our f is their i, negated
+        for name, array in own.items():
+            i, _, *others = np.split(array, GATES["peephole" if name == "weight_ch" else family])
+            own[name] = np.concatenate([-i, *others])
     return own
 
 
@@ -200,4 +207,6 @@ def read_onnx(family: str, node_or_file: Any, tensors: Any) -> Found:
     options, weights = stacked(family, layers)
     if family == "GRU":
         options["reset_after"] = attributes["linear_before_reset"] == 1
+    else:
+        options["coupled"] = attributes["input_forget"] == 1
     return options | {"batch_first": attributes["layout"] == 1}, weights

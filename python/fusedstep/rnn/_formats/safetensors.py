@@ -27,7 +27,8 @@ def read_safetensors(family: str, file: Any, prefix: Any, reset_after: Any) -> F
                 arrays[name], titles[name] = opened.get_tensor(key), f"file[{key!r}]"
     except safetensors.SafetensorError as error:
         raise ValueError(f"file: expected a file of safetensors, got {os.fspath(file)!r}: {error}") from error
-    found, weights = read_torch(family, arrays, titles)
+    coupled = family == "LSTM" and metadata.get(MARK + "coupled") == "true"
+    found, weights = read_torch(family, arrays, titles, coupled)
     said = _said(family, {name: text for name, text in metadata.items() if name.startswith(MARK)}, found)
     kind = kind_of(family, said.get("reset_after"), reset_after, "a file without our metadata does not tell the kind")
     return found | said | kind, weights
@@ -45,7 +46,7 @@ def _said(family: str, metadata: Mapping[str, str], found: Mapping[str, Any]) ->
         expected = {"class": family, **found}.get(name, value)
         if value != expected:
             raise ValueError(f"file: metadata {key}: expected {expected!r}, got {value!r}")
-        if name not in {"class", "batch_first", "dropout", *found} | ({"reset_after"} if family == "GRU" else set()):
+        if name not in {"class", "batch_first", "dropout", *found, "reset_after" if family == "GRU" else "coupled"}:
             raise ValueError(f"file: metadata {key}: expected an option of {family}, got {value!r}")
         options |= {} if name == "class" else {name: value}
     return options

@@ -38,18 +38,18 @@ def torch_names(source: Iterable[Any], argument: str, prefix: Any, peephole: boo
     return {name: keys[name] for name in wanted}
 
 
-def read_torch(family: str, arrays: Mapping[str, Any], titles: Mapping[str, str]) -> Found:
-    """Read complete arrays by our names; `titles` are what errors call them."""
+def read_torch(family: str, arrays: Mapping[str, Any], titles: Mapping[str, str], coupled: bool = False) -> Found:
+    """Read complete arrays by our names; `titles` are what errors call them. An LSTM may be `coupled`."""
     views = views_of({titles[name]: array for name, array in arrays.items()})
     weights = {name: views[titles[name]] for name in arrays}
-    rows = GATES[family]
+    rows, peepholes = GATES[family] - coupled, GATES["peephole"] - coupled
     H, inputs = length(weights["weight_hh_l0"], 1), length(weights["weight_ih_l0"], 1)
     directions = 2 if "weight_ih_l0_reverse" in weights else 1
     expect_shape(titles["weight_hh_l0"], weights["weight_hh_l0"], rows * H, H, of=family)
     for name, array in weights.items():
         part, _, place = name.rpartition("_l")
         width = inputs if place.removesuffix("_reverse") == "0" else directions * H
-        shapes = {"weight_ih": (rows * H, width), "weight_hh": (rows * H, H), "weight_ch": (3, H)}
+        shapes = {"weight_ih": (rows * H, width), "weight_hh": (rows * H, H), "weight_ch": (peepholes, H)}
         expect_shape(titles[name], array, *shapes.get(part, (rows * H,)), of=family)
     layers = sum(name.startswith("weight_ih") for name in weights) // directions
     return options_of(family, weights, layers, directions), weights
