@@ -8,18 +8,17 @@
 
 namespace fusedstep::ISA {
 
-// Counters in `words`, of `lanes` counters at once; random words out.
-template <int lanes>
-FN void philox(std::uint32_t (&words)[4][lanes], std::uint32_t key0, std::uint32_t key1) {
-  for (int round = 0; round < 10; ++round, key0 += 0x9E3779B9, key1 += 0xBB67AE85)
-    for (int i = 0; i < lanes; ++i) {
-      const std::uint64_t a = std::uint64_t(0xD2511F53) * words[0][i], b = std::uint64_t(0xCD9E8D57) * words[2][i];
-      const std::uint32_t w1 = words[1][i], w3 = words[3][i];
-      words[0][i] = std::uint32_t(b >> 32) ^ w1 ^ key0;
-      words[1][i] = std::uint32_t(b);
-      words[2][i] = std::uint32_t(a >> 32) ^ w3 ^ key1;
-      words[3][i] = std::uint32_t(a);
-    }
+// Counters in, random words out, each in the lower half of a 64-bit lane of W. The upper halves are of no account:
+// `low_product` multiplies the lower one by a constant of 32 bits.
+template <class W>
+FN void philox(W (&words)[4], std::uint32_t key0, std::uint32_t key1) {
+  for (int round = 0; round < 10; ++round, key0 += 0x9E3779B9, key1 += 0xBB67AE85) {
+    const W a = low_product(words[0], 0xD2511F53), b = low_product(words[2], 0xCD9E8D57);
+    words[0] = (b >> 32) ^ words[1] ^ W(key0);
+    words[1] = b;
+    words[2] = (a >> 32) ^ words[3] ^ W(key1);
+    words[3] = a;
+  }
 }
 
 }  // namespace fusedstep::ISA

@@ -58,8 +58,9 @@ struct CellForward {
   std::size_t ld_x;
   const void* state[2];  // (B, H) each
   std::size_t ld_state[2];
-  void* out[2];  // (B, H) each; may be the arrays of `state`
-  void* saved;   // (B, S·H) what backward needs, or null
+  void* out[2];       // (B, H) each; may be the arrays of `state`
+  void* saved;        // (B, S·H) what backward needs, or null
+  double zoneout[2];  // how much of each state stays, as Noise has it where no masks are drawn
 };
 
 struct CellBackward {
@@ -91,6 +92,15 @@ struct Strided {
   std::ptrdiff_t step, row;
 };
 
+// Zoneout and recurrent dropout: what csrc/cpu/noise.h says.
+struct Noise {
+  double recurrent;   // probability that a unit of h is dropped on its way to W_hh, at all steps alike
+  double zoneout[2];  // probability that a unit of h, of c, stays as it was
+  bool drawn;         // whether masks are drawn, of `seed`; otherwise each is its mean
+  std::uint64_t seed;
+  std::uint32_t stream, step, row;  // which sweep it is, and the numbers of its first step and row
+};
+
 // One direction of a layer over a sequence of T steps and B rows. The rows are taken in order of decreasing length, so
 // that those which take part in a step are the first; pairs (step, row) are numbered in that order, step by step, and a
 // "compact" array has a row for each of these R pairs. Going in reverse, a row starts at its own last step.
@@ -102,6 +112,7 @@ struct Sweep {
   const bool* reset;            // (step, row): whether the state is zeroed before it; or null
   std::ptrdiff_t ld_reset[2];
   bool reverse;
+  Noise noise;
 
   CellWeights weights;   // forward: packed
   Strided x, y;          // (T, B, I), (T, B, H)
@@ -120,6 +131,7 @@ struct Sweep {
   void* reset_h;     // compact (H): r·h, where the cell has a second product
   void* dx;          // compact (I), rows ld_dx apart
   std::size_t ld_dx;
+  void* next_c;       // compact (H): c′ before zoneout, where peepholes and zoneout of c meet
   double* bias_sums;  // (saved, H): the gates' gradients summed over the pairs so far; zeros before the first
   void* dweight_ih;   // shapes as in CellBackward
   void* dweight_hh;

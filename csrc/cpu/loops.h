@@ -118,22 +118,17 @@ double fma_loop(std::size_t rounds) {
 // and row it is, and on the element's place in it. Elements 4i … 4i+3 take the words of counter i.
 template <class T>
 void dropout(const void* x, void* y, std::size_t n, double p, const DropoutKey& key) {
-  constexpr int lanes = 16;
   const auto threshold = std::uint32_t(std::min(p * 0x1p32, 0x1p32 - 1));
   const T scale = T(1 / (1 - p));
   const T* const from = static_cast<const T*>(x);
   T* const to = static_cast<T*>(y);
-  for (std::size_t at = 0; at < n; at += 4 * lanes) {
-    std::uint32_t words[4][lanes];
-    for (int i = 0; i < lanes; ++i) {
-      words[0][i] = std::uint32_t(at / 4) + std::uint32_t(i);
-      words[1][i] = key.row;
-      words[2][i] = key.step;
-      words[3][i] = key.layer;
-    }
+  constexpr std::size_t width = 4 * Words::size;
+  for (std::size_t at = 0; at < n; at += width) {
+    Words words[4] = {Words(0), Words(key.row), Words(key.step), Words(key.layer)};
+    for (int i = 0; i < Words::size; ++i) words[0].raw[i] = at / 4 + std::size_t(i);
     philox(words, std::uint32_t(key.seed), std::uint32_t(key.seed >> 32));
-    for (std::size_t i = 0; i < std::min<std::size_t>(4 * lanes, n - at); ++i)
-      to[at + i] = words[i % 4][i / 4] < threshold ? T(0) : from[at + i] * scale;
+    for (std::size_t i = 0; i < std::min(width, n - at); ++i)
+      to[at + i] = words[i % 4][int(i / 4)] < threshold ? T(0) : from[at + i] * scale;
   }
 }
 

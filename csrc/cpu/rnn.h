@@ -12,6 +12,7 @@
 
 #include "core/table.h"
 #include "cpu/gemm.h"
+#include "cpu/noise.h"
 
 namespace fusedstep::ISA {
 
@@ -214,7 +215,10 @@ void forward(const CellForward& call) {
                       __attribute__((always_inline)) {
         V w[Cell::peepholes + 1];
         for (int i = 0; i < Cell::peepholes; ++i) w[i] = load<T>(of.start(p) + (A + i) * N);
+        V before[Cell::states];
+        std::copy_n(s, Cell::states, before);
         Cell::forward(a, s, w);
+        for (int i = 0; i < Cell::states; ++i) s[i] = zoneout_mean(call.zoneout[i], before[i], s[i]);
         for (int i = 0; i < Cell::states; ++i) store_some(as<T>(call.out[i]) + r * H + unit, s[i], lanes);
         if (call.saved)
           for (int i = 0; i < Cell::saved; ++i)

@@ -11,6 +11,7 @@
 
 #include "core/table.h"
 #include "cpu/gemm.h"
+#include "cpu/noise.h"
 #include "cpu/rnn.h"
 
 namespace fusedstep::ISA {
@@ -116,21 +117,27 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
   const RowBlocks blocks{B, H};
   const std::size_t group = B == 1 ? kTilePanels<1> : 1;
 
-  // Of each sweep, shared by all threads: h before a step and after it, r·h, and the second state, panel by panel.
-  const std::size_t rows_size = B * H, shared_size = (2 + has_late) * rows_size + panels * B * N;
+  // Of each sweep, shared by all threads: h before a step and after it, as W_hh sees it, and r·h; then, panel by panel,
+  // the second state, and with recurrent dropout h itself and its mask.
+  const bool dropping = sweeps[0].noise.recurrent > 0;
+  const std::size_t rows_size = B * H, panels_size = panels * B * N,
+                    shared_size = (2 + has_late) * rows_size + (1 + 2 * dropping) * panels_size;
   T* const shared = as<T>(scratch(std::size_t(n) * shared_size * sizeof(T), 1));
   struct View {
     Pairs<T> pairs;
     const T* packed;
-    T *h[2], *reset_h, *c;
+    T *h[2], *reset_h, *c, *whole_h, *mask;
   };
   const auto view = [&](std::size_t i) {
     T* const from = shared + i * shared_size;
+    T* const c = from + (2 + has_late) * rows_size;
     return View{{sweeps[i]},
                 as<T>(sweeps[i].weights.packed),
                 {from, from + rows_size},
                 from + 2 * rows_size,
-                from + (2 + has_late) * rows_size};
+                c,
+                c + panels_size,
+                c + 2 * panels_size};
   };
 
   const double weights = double(n) * double(H) * double(H) * (State::count + Late::count);
@@ -155,8 +162,16 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
             const auto state = [&](int j) {
               return zero ? V(T(0)) : load_some<T>(v.pairs.row_of(sweeps[i].state[j], row) + unit, lanes);
             };
-            store_some(blocks.at(v.h[0], row0, rows, r, unit), state(0), lanes);
-            if constexpr (Cell::states > 1) store(v.c + (unit / N * B + row) * N, state(1));
+            const std::size_t at = (unit / N * B + row) * N;
+            V h = state(0);
+            if (dropping) {
+              const V mask = recurrent_mask<T>(sweeps[i].noise, std::size_t(sweeps[i].order[row]), unit);
+              store(v.mask + at, mask);
+              store(v.whole_h + at, h);
+              h = h * mask;
+            }
+            store_some(blocks.at(v.h[0], row0, rows, r, unit), h, lanes);
+            if constexpr (Cell::states > 1) store(v.c + at, state(1));
           }
       });
     });
@@ -233,10 +248,17 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
           V a[A], s[Cell::states], w[Cell::peepholes + 1];
           for (int j = 0; j < A; ++j) a[j] = load<T>(at + j * N);
           for (int j = 0; j < Cell::peepholes; ++j) w[j] = load<T>(v.packed + p * layout.size() + (A + j) * N);
-          T* const c = v.c + (p * B + row) * N;
-          s[0] = load_some<T>(blocks.at(v.h[now], row0, rows, r, unit), lanes);
-          if constexpr (Cell::states > 1) s[1] = load<T>(c);
-          Cell::forward(a, s, w);
+          const std::size_t place = (p * B + row) * N;
+          s[0] = dropping ? load<T>(v.whole_h + place) : load_some<T>(blocks.at(v.h[now], row0, rows, r, unit), lanes);
+          if constexpr (Cell::states > 1) s[1] = load<T>(v.c + place);
+          if (has_zoneout(of.noise.zoneout)) {
+            V before[Cell::states];
+            std::copy_n(s, Cell::states, before);
+            Cell::forward(a, s, w);
+            zone_out<Cell::states>(of.noise, step, std::size_t(of.order[row]), unit, before, s);
+          } else {
+            Cell::forward(a, s, w);
+          }
           store_some(v.pairs.at(of.y, step, row) + unit, s[0], lanes);
           const std::size_t pair = v.pairs.number(step, row);
           if (of.saved)
@@ -248,8 +270,12 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
               of.reset && step + 1 < std::min(end, std::size_t(of.lengths[row])) && v.pairs.reset(step + 1, row);
           if (zero)
             for (V& state : s) state = V(T(0));
+          if (dropping) {
+            store(v.whole_h + place, s[0]);
+            s[0] = s[0] * load<T>(v.mask + place);
+          }
           store_some(blocks.at(v.h[!now], row0, rows, r, unit), s[0], lanes);
-          if constexpr (Cell::states > 1) store(c, s[1]);
+          if constexpr (Cell::states > 1) store(v.c + place, s[1]);
         });
       };
 
@@ -292,10 +318,12 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
           for (std::size_t unit = first * N; unit < std::min(H, last * N); unit += N) {
             const std::size_t row = row0 + r, lanes = H - unit;
             const std::size_t stop = std::clamp(std::size_t(sweeps[i].lengths[row]), begin, end);
-            const V h = load_some<T>(blocks.at(v.h[(stop - begin) & 1], row0, rows, r, unit), lanes);
+            const std::size_t at = (unit / N * B + row) * N;
+            const V h = dropping ? load<T>(v.whole_h + at)
+                                 : load_some<T>(blocks.at(v.h[(stop - begin) & 1], row0, rows, r, unit), lanes);
             store_some(v.pairs.row_of(sweeps[i].out[0], row) + unit, h, lanes);
             if constexpr (Cell::states > 1)
-              store_some(v.pairs.row_of(sweeps[i].out[1], row) + unit, load<T>(v.c + (unit / N * B + row) * N), lanes);
+              store_some(v.pairs.row_of(sweeps[i].out[1], row) + unit, load<T>(v.c + at), lanes);
           }
       });
     });

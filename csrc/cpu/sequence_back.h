@@ -10,6 +10,7 @@
 
 #include "core/table.h"
 #include "cpu/gemm.h"
+#include "cpu/noise.h"
 #include "cpu/rnn.h"
 #include "cpu/sequence.h"
 
@@ -36,10 +37,17 @@ void gather(const Sweep& sweep) {
         std::copy_n(pairs.at(sweep.x, step, row), sweep.I,
                     as<T>(const_cast<void*>(sweep.compact_x)) + pair * sweep.ld_x);
       T* const to = as<T>(sweep.previous_h) + pair * sweep.H;
-      if (const T* const from = pairs.previous_h(step, row))
-        std::copy_n(from, sweep.H, to);
-      else
+      const T* const from = pairs.previous_h(step, row);
+      if (!from)
         std::fill_n(to, sweep.H, T(0));
+      else if (sweep.noise.recurrent > 0)
+        for (std::size_t unit = 0; unit < sweep.H; unit += std::size_t(Vec<T>::size))
+          store_some(to + unit,
+                     load_some<T>(from + unit, sweep.H - unit) *
+                         recurrent_mask<T>(sweep.noise, std::size_t(sweep.order[row]), unit),
+                     sweep.H - unit);
+      else
+        std::copy_n(from, sweep.H, to);
     });
   });
 }
@@ -191,6 +199,11 @@ void sweep_back(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) 
     return View{{sweeps[i]},      {from, from + packed_size}, sums,
                 sums + sums_size, sums + 2 * sums_size,       sums + (1 + Cell::states) * sums_size};
   };
+  const bool dropping = sweeps[0].noise.recurrent > 0;
+  const auto mask_of = [&](const View& v, std::size_t row, std::size_t unit) {
+    const Sweep& of = v.pairs.sweep;
+    return recurrent_mask<T>(of.noise, std::size_t(of.order[row]), unit);
+  };
   const double weights = double(n) * double(H) * double(H) * G;
   parallel(threads_for_steps(B, weights), [&](const Team& team) {
     // f(view, row, first row and rows of its block, unit, lanes, place in what lies by panels), for own units
@@ -240,7 +253,8 @@ void sweep_back(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) 
         T* const saved = as<T>(of.saved) + pair * S * H + unit;
         V a[S], s[Cell::states], next[Cell::states], ds[Cell::states], w[Cell::peepholes + 1], da[G], da_state[G];
         for (std::size_t j = 0; j < S; ++j) a[j] = load_some<T>(saved + j * H, lanes);
-        s[0] = load_some<T>(as<T>(of.previous_h) + pair * H + unit, lanes);
+        const T* const h = dropping ? v.pairs.previous_h(step, row) : as<T>(of.previous_h) + pair * H;
+        s[0] = h ? load_some<T>(h + unit, lanes) : V(T(0));
         next[0] = V(T(0));
         ds[0] = load<T>(v.direct + at) + load<T>(v.through + at);
         if (of.dy.data) ds[0] = load_some<T>(v.pairs.at(of.dy, step, row) + unit, lanes) + ds[0];
@@ -252,7 +266,22 @@ void sweep_back(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) 
         }
         for (int j = 0; j < Cell::peepholes; ++j)
           w[j] = load_some<T>(as<T>(of.weights.weight_ch) + std::size_t(j) * H + unit, lanes);
-        Cell::backward(a, s, next, ds, w, da, da_state);
+        if (has_zoneout(of.noise.zoneout)) {
+          const Stays<T> stays(of.noise, step, std::size_t(of.order[row]), unit);
+          V stayed[Cell::states];
+          for (int j = 0; j < Cell::states; ++j) {
+            stayed[j] = select(stays.of[j], ds[j], V(T(0)));
+            ds[j] = select(stays.of[j], V(T(0)), ds[j]);
+          }
+          if constexpr (Cell::states > 1) {
+            next[1] = Cell::next_c(a, s);
+            if (of.next_c) store_some(as<T>(of.next_c) + pair * H + unit, next[1], lanes);
+          }
+          Cell::backward(a, s, next, ds, w, da, da_state);
+          for (int j = 0; j < Cell::states; ++j) ds[j] = ds[j] + stayed[j];
+        } else {
+          Cell::backward(a, s, next, ds, w, da, da_state);
+        }
         for (int gate = has_late ? 1 : 0; gate < G; ++gate) {  // of a cell with two products r's waits, and r stays
           store_some(saved + std::size_t(gate) * H, da[gate], lanes);
           const V d = Cell::separate_state_gradients ? da_state[gate] : da[gate];
@@ -273,8 +302,9 @@ void sweep_back(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) 
           T* const saved = as<T>(v.pairs.sweep.saved) + pair * S * H + unit;
           const V r = load_some<T>(saved, lanes);
           const V h = load_some<T>(as<T>(v.pairs.sweep.previous_h) + pair * H + unit, lanes);
-          V dr, direct = load<T>(v.direct + at);
+          V dr, direct = dropping ? V(T(0)) : load<T>(v.direct + at);
           Cell::reset_backward(r, h, load<T>(v.dreset_h + at), dr, direct);
+          if (dropping) direct = fma(mask_of(v, row, unit), direct, load<T>(v.direct + at));
           store_some(saved, dr, lanes);
           store_some(blocks.at(v.packed[turn], row0, rows, row - row0, unit), dr, lanes);
           store(v.direct + at, direct);
@@ -283,6 +313,10 @@ void sweep_back(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) 
         team.barrier();
       }
       product(0, early, &View::through);
+      if (dropping)
+        each_vector(active,
+                    [&](const View& v, std::size_t row, std::size_t, std::size_t, std::size_t unit, std::size_t,
+                        std::size_t at) { store(v.through + at, load<T>(v.through + at) * mask_of(v, row, unit)); });
       if (sweeps[0].reset)
         each_vector(active, [&](const View& v, std::size_t row, std::size_t, std::size_t, std::size_t, std::size_t,
                                 std::size_t at) {
@@ -382,8 +416,9 @@ void gradients(const Sweep& sweep, std::size_t begin, std::size_t end, bool add)
           T* const to = as<T>(sweep.dweight_ch) + j * H + unit;
           V total = more ? load_some<T>(to, H - unit) : V(T(0)), sum(T(0));
           pairs.each(begin, end, [&](std::size_t i, std::size_t step, std::size_t row) {
-            const T* const c =
-                Cell::peephole_sees_next[j] ? as<T>(sweep.states) + (begin + i) * H : pairs.previous_c(step, row);
+            const T* const c = Cell::peephole_sees_next[j]
+                                   ? as<T>(sweep.next_c ? sweep.next_c : sweep.states) + (begin + i) * H
+                                   : pairs.previous_c(step, row);
             if (c)
               sum = fma(load_some<T>(d + i * ld + std::size_t(Cell::peephole_gate[j]) * H + unit, H - unit),
                         load_some<T>(c + unit, H - unit), sum);

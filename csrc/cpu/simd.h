@@ -204,6 +204,31 @@ FN Vec<T> pow2(Vec<T> n) {
   return from_bits<V>((integer + bias) << mantissa);
 }
 
+// A register of 64-bit lanes, each a word of 32 bits in its lower half.
+struct Words {
+  typedef std::uint64_t Raw __attribute__((vector_size(kVectorBytes)));
+  static constexpr int size = kVectorBytes / int(sizeof(std::uint64_t));
+
+  Raw raw;
+
+  Words() = default;
+  FN Words(Raw x) : raw(x) {}
+  FN Words(std::uint32_t x) : raw(Raw{} + x) {}  // broadcast
+
+  FN friend Words operator^(Words a, Words b) { return a.raw ^ b.raw; }
+  FN friend Words operator>>(Words a, int n) { return a.raw >> n; }
+  // The lower halves times b.
+  FN friend Words low_product(Words a, std::uint32_t b) {
+#if defined(__AVX512F__)
+    if constexpr (kNative) return (Raw)_mm512_mul_epu32((__m512i)a.raw, _mm512_set1_epi64(b));
+#elif defined(__AVX2__)
+    if constexpr (kNative) return (Raw)_mm256_mul_epu32((__m256i)a.raw, _mm256_set1_epi64x(b));
+#endif
+    return (a.raw & 0xFFFFFFFF) * std::uint64_t(b);
+  }
+  FN std::uint32_t operator[](int lane) const { return std::uint32_t(raw[lane]); }
+};
+
 // A float's upper half.
 struct BFloat16 {
   std::uint16_t bits;

@@ -89,7 +89,8 @@ py::object forward(const Weights& w, const void* packed, PyObject* x, PyObject* 
                    .state = {},
                    .ld_state = {},
                    .out = {},
-                   .saved = nullptr};
+                   .saved = nullptr,
+                   .zoneout = {}};
   const Rows input = rows(x, {"x"}, w, vector, B, w.I, keep);
   call.x = input.fields.data;
   call.ld_x = input.ld;

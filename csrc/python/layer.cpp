@@ -118,6 +118,7 @@ struct Run {
   Shape shape;
   py::object x, y, reset;
   std::vector<py::object> state;                // (D, B, H) each
+  Noise noise;                                  // of the first direction
   std::vector<py::array> saved, second_states;  // compact, of each direction; `saved` is empty where lean
   bool spent = false;
 
@@ -196,7 +197,7 @@ struct Layer : std::enable_shared_from_this<Layer> {
 
   // Sweeps of the directions over x and y, from `state`.
   std::vector<Sweep> sweeps(const Shape& shape, const py::object& x, const py::object& y, const py::object& reset,
-                            const std::vector<py::object>& state, Keep& keep) const {
+                            const std::vector<py::object>& state, const Noise& noise, Keep& keep) const {
     const std::size_t rows = shape.B * H * size_of(dtype);
     if (state.size() != std::size_t(cell->states)) throw py::value_error("state: expected an array for each");
     const Strided from = strided(x, "x", shape.T, shape.B, I, keep);
@@ -222,6 +223,8 @@ struct Layer : std::enable_shared_from_this<Layer> {
         sweep.ld_reset[1] = mask.strides(1);
       }
       sweep.reverse = d == 1;
+      sweep.noise = noise;
+      sweep.noise.stream += std::uint32_t(d);
       sweep.weights = directions[d]->pointers(nullptr);
       sweep.x = from;
       sweep.y = {static_cast<char*>(to.data) + d * H * size_of(dtype), to.step, to.row};
@@ -244,7 +247,7 @@ struct Layer : std::enable_shared_from_this<Layer> {
 
   std::unique_ptr<Run> forward(const py::object& x, const py::object& y, const std::vector<py::object>& state,
                                const std::vector<py::object>& out, const py::object& lengths, const py::object& reset,
-                               Tape tape) {
+                               const Noise& noise, Tape tape) {
     Keep keep;
     const Array input = array(x.ptr(), {"x"}, keep);
     if (input.nd != 3) throw py::value_error("x: got shape " + shape_text(input.nd, input.shape));
@@ -254,10 +257,11 @@ struct Layer : std::enable_shared_from_this<Layer> {
                                          y,
                                          reset,
                                          state,
+                                         noise,
                                          {},
                                          {}});
     const Shape& shape = run->shape;
-    std::vector<Sweep> all = sweeps(shape, x, y, reset, state, keep);
+    std::vector<Sweep> all = sweeps(shape, x, y, reset, state, noise, keep);
     if (out.size() != state.size()) throw py::value_error("out: expected an array for each state");
     const auto R = Py_ssize_t(shape.pairs()), width = Py_ssize_t(H);
     for (std::size_t d = 0; d < D(); ++d) {
@@ -301,7 +305,7 @@ struct Layer : std::enable_shared_from_this<Layer> {
     Keep keep;
     const Shape& shape = run.shape;
     const std::size_t R = shape.pairs(), T = shape.T, B = shape.B, element = size_of(dtype);
-    std::vector<Sweep> all = sweeps(shape, run.x, run.y, run.reset, run.state, keep);
+    std::vector<Sweep> all = sweeps(shape, run.x, run.y, run.reset, run.state, run.noise, keep);
     const Strided dinput = dx.is_none() ? Strided{} : strided(dx, "dx", T, B, I, keep);
     const Strided dout = dy.is_none() ? Strided{} : strided(dy, "dy", T, B, D() * H, keep);
     if (dstate.size() != run.state.size() || gradients.size() != D()) throw py::value_error("dstate, gradients");
@@ -310,7 +314,8 @@ struct Layer : std::enable_shared_from_this<Layer> {
     const Sweep& first = all[0];
     const bool in_order = shape.whole && (T <= 1 || first.x.step == std::ptrdiff_t(B) * first.x.row);
     const bool dx_in_order = shape.whole && (T <= 1 || dinput.step == std::ptrdiff_t(B) * dinput.row) && dinput.row > 0;
-    const std::size_t each = R * (2 * I + (1 + cell->two_products) * H) * element;
+    const bool keeps_next_c = cell->peepholes > 0 && run.noise.zoneout[1] > 0;
+    const std::size_t each = R * (2 * I + (1 + cell->two_products + keeps_next_c) * H) * element;
     const bool lean = run.saved.empty();
     const Room room(D() * each, Room::rows);
     const Room weights(D() * std::max(cell->columns_bytes[int(dtype)](H), lean ? packed_bytes() : 0),
@@ -331,6 +336,7 @@ struct Layer : std::enable_shared_from_this<Layer> {
       sweep.previous_h = take(H);
       sweep.bias_sums = bias_sums.data() + d * std::size_t(cell->saved) * H;
       if (cell->two_products) sweep.reset_h = take(H);
+      if (keeps_next_c) sweep.next_c = take(H);
       if (dinput.data) {
         const bool in_place = dx_in_order && !sweep.reverse;
         sweep.dx = in_place ? dinput.data : take(I);
@@ -400,7 +406,8 @@ struct Layer : std::enable_shared_from_this<Layer> {
 };
 
 // x (T, B, n) with a dropout mask applied, into an array of the same shape.
-void dropout(const py::array& x, py::array& y, double p, std::uint64_t seed, std::uint32_t layer) {
+void dropout(const py::array& x, py::array& y, double p, std::uint64_t seed, std::uint32_t layer,
+             std::uint32_t first_step, std::uint32_t first_row) {
   Keep keep;
   const Array from = array(x.ptr(), {"x"}, keep), to = array(y.ptr(), {"y"}, keep);
   if (from.nd != 3) throw py::value_error("x: expected three dimensions");
@@ -418,7 +425,7 @@ void dropout(const py::array& x, py::array& y, double p, std::uint64_t seed, std
       const auto step = Py_ssize_t(i / rows), row = Py_ssize_t(i % rows);
       table().dropout[int(from.dtype)](from.data + step * from.strides[0] + row * from.strides[1],
                                        to.data + step * to.strides[0] + row * to.strides[1], n, p,
-                                       {seed, layer, std::uint32_t(step), std::uint32_t(row)});
+                                       {seed, layer, first_step + std::uint32_t(step), first_row + std::uint32_t(row)});
     }
   });
 }
@@ -440,7 +447,13 @@ void bind_layer(py::module_& module) {
       .def("unfreeze", &Layer::unfreeze)
       .def("forward", [](Layer& layer, const py::object& x, const py::object& y, const std::vector<py::object>& state,
                          const std::vector<py::object>& out, const py::object& lengths, const py::object& reset,
-                         int tape) { return layer.forward(x, y, state, out, lengths, reset, Tape(tape)); });
+                         const Noise& noise,
+                         int tape) { return layer.forward(x, y, state, out, lengths, reset, noise, Tape(tape)); });
+  py::class_<Noise>(module, "Noise", py::is_final())
+      .def(py::init([](double recurrent, std::array<double, 2> zoneout, bool drawn, std::uint64_t seed,
+                       std::uint32_t stream, std::uint32_t step, std::uint32_t row) {
+    return Noise{recurrent, {zoneout[0], zoneout[1]}, drawn, seed, stream, step, row};
+  }));
   module.def("dropout", &dropout);
 }
 

@@ -18,7 +18,7 @@ namespace {
 class Stream {
  public:
   Stream(const std::string& kind, const std::vector<py::dict>& layers, std::size_t batch, int threads,
-         const std::string& as)
+         const std::string& as, const Noise& noise)
       : batch_(batch), threads_(threads), order_(batch), lengths_(batch, 1), start_{0, batch} {
     for (const py::dict& weights : layers) {
       layers_.push_back(std::make_unique<Weights>(kind, weights));
@@ -44,6 +44,7 @@ class Stream {
       sweep.order = order_.data();
       sweep.lengths = lengths_.data();
       sweep.start = start_.data();
+      sweep.noise = noise;
       sweep.weights = layer.pointers(packed_[i].data(), storage_);
       sweep.y = {y_.data(), 0, std::ptrdiff_t(layer.H)};
       for (std::size_t j = 0; j < state_.size(); ++j) {
@@ -121,6 +122,7 @@ class Stream {
       call.state[j] = call.out[j] = sweep.out[j];
       call.ld_state[j] = sweep.H;
     }
+    std::copy(sweep.noise.zoneout, sweep.noise.zoneout + 2, call.zoneout);
     cell.forward[type](call);
     return call.out[0];
   }
@@ -146,7 +148,8 @@ class Stream {
 
 void bind_stream(py::module_& module) {
   py::class_<Stream>(module, "Stream", py::is_final())
-      .def(py::init<const std::string&, const std::vector<py::dict>&, std::size_t, int, const std::string&>())
+      .def(py::init<const std::string&, const std::vector<py::dict>&, std::size_t, int, const std::string&,
+                    const Noise&>())
       .def_property_readonly("state", &Stream::state)
       .def("stepper", [](const py::object& self) { return fast_method<Stream, 2, &Stream::step>(self); });
 }

@@ -49,6 +49,20 @@ class Cell:
     # forward(x, state, out, tape)
     def stepper(self) -> Callable[[Any, Any, Any, bool], Any]: ...
 
+# Zoneout (of h, of c) and recurrent dropout of a layer's sweeps; their masks where they are drawn.
+@final
+class Noise:
+    def __init__(
+        self,
+        recurrent: float,
+        zoneout: tuple[float, float],
+        drawn: bool,
+        seed: int,
+        stream: int,
+        step: int,
+        row: int,
+    ) -> None: ...
+
 # A layer's forward run, for its backward one.
 @final
 class Run:
@@ -79,19 +93,26 @@ class Layer:
         out: Sequence[Array],
         lengths: Array | None,
         reset: Array | None,
+        noise: Noise,
         tape: int,
     ) -> Run | None: ...  # None without a tape
 
 @final
 class Stream:
     def __init__(
-        self, kind: str, layers: Sequence[Mapping[str, Array]], batch: int, threads: int, weights: str
+        self,
+        kind: str,
+        layers: Sequence[Mapping[str, Array]],
+        batch: int,
+        threads: int,
+        weights: str,
+        noise: Noise,
     ) -> None: ...
     state: list[Array]
     # step(x, out)
     def stepper(self) -> Callable[[Any, Any], Any]: ...
 
-def dropout(x: Array, y: Array, p: float, seed: int, layer: int) -> None: ...
+def dropout(x: Array, y: Array, p: float, seed: int, layer: int, step: int, row: int) -> None: ...
 def cell_forward(kind: str, weights: Mapping[str, Array | None], x: Any, state: Any, out: Any, tape: bool) -> Any: ...
 def cell_backward(
     kind: str,

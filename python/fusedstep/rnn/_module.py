@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -23,6 +23,24 @@ def _kept(tape: Any) -> int:
     return TAPES[tape]
 
 
+def _probability(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {value!r}")
+    return float(value)
+
+
+class _Masks(NamedTuple):
+    """Whether a run draws masks, and dropout between layers; their seed, and the numbers of its first step and row."""
+
+    drawn: bool = False
+    dropout: float = 0.0
+    seed: int = 0
+    step: int = 0
+    row: int = 0
+
+
 class SequenceTape:
     """What a module's `forward` leaves for its `backward`, which spends it.
 
@@ -36,7 +54,7 @@ class SequenceTape:
         Whether a backward call has used it.
     """
 
-    __slots__ = ("_between", "_dropout", "_ends", "_form", "_module", "_runs")
+    __slots__ = ("_between", "_ends", "_form", "_masks", "_module", "_runs")
 
     def __init__(
         self,
@@ -44,14 +62,14 @@ class SequenceTape:
         ends: dict[str, Array],
         runs: list[_core.Run],
         between: list[Array],
-        dropout: tuple[float, int],
+        masks: _Masks,
         form: "_Form",
     ) -> None:
         self._module = module
         self._ends = ends  # x and y
         self._runs = runs
         self._between = between  # what the layers hand on: outputs and, with dropout, what was left of them
-        self._dropout = dropout
+        self._masks = masks
         self._form = form
 
     @property
@@ -116,6 +134,8 @@ class Module(Formats):
         batch_first: bool,
         dropout: Any,
         bidirectional: bool,
+        recurrent_dropout: Any,
+        zoneout: Any,
         dtype: DTypeLike,
         rng: Any,
     ) -> None:
@@ -125,15 +145,20 @@ class Module(Formats):
         for name, flag in (("bias", bias), ("batch_first", batch_first), ("bidirectional", bidirectional)):
             if not isinstance(flag, bool | np.bool_):
                 raise TypeError(f"{name} must be True or False, got {flag!r}")
-        if isinstance(dropout, bool) or not isinstance(dropout, int | float | np.integer | np.floating):
-            raise TypeError(f"dropout must be a number, got {dropout!r}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {dropout!r}")
+        self.dropout = _probability("dropout", dropout)
+        self.recurrent_dropout = _probability("recurrent_dropout", recurrent_dropout)
+        self.zoneout: float | tuple[float, ...]
+        if isinstance(zoneout, tuple | list):
+            if len(zoneout) != len(self._states) or len(zoneout) == 1:
+                pair = " or one for each of (h, c)" * (len(self._states) > 1)
+                raise ValueError(f"zoneout must be a number{pair}, got {zoneout!r}")
+            self.zoneout = tuple(_probability("zoneout", z) for z in zoneout)
+        else:
+            self.zoneout = _probability("zoneout", zoneout)
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise TypeError(f"dtype must be float32 or float64, got {np.dtype(dtype)}")
         self.input_size, self.hidden_size, self.num_layers = int(input_size), int(hidden_size), int(num_layers)
         self.bias, self.batch_first, self.bidirectional = bool(bias), bool(batch_first), bool(bidirectional)
-        self.dropout = float(dropout)
         self.dtype = np.dtype(dtype)
         self._kind = kind
         self._rng = np.random.default_rng(rng)
@@ -271,7 +296,7 @@ class Module(Formats):
     # ---- forward
 
     def __call__(self, x: Any, state: Any = None, lengths: Any = None, *, reset: Any = None) -> tuple[Array, Any]:
-        """Run over a sequence, for inference: without dropout, and without a tape.
+        """Run over a sequence, for inference: without dropout, with the mean of zoneout, and without a tape.
 
         Parameters
         ----------
@@ -304,7 +329,7 @@ class Module(Formats):
         The same bits frozen or not, at once or in pieces whose state is passed on, step by step with the cells or a
         stream, for a row alone or in a batch, with any number of threads, on every instruction set.
         """
-        y, new, _ = self._run(x, state, lengths, reset, tape=0, seed=None)
+        y, new, _ = self._run(x, state, lengths, reset, tape=0, masks=_Masks())
         return y, new
 
     def forward(
@@ -316,8 +341,9 @@ class Module(Formats):
         reset: Any = None,
         tape: str = "full",
         seed: Any = None,
+        origin: Any = (0, 0),
     ) -> tuple[Array, Any, SequenceTape]:
-        """Run over a sequence, for training: with dropout, and with what `backward` needs.
+        """Run over a sequence, for training: with dropout and zoneout, and with what `backward` needs.
 
         Parameters
         ----------
@@ -326,7 +352,10 @@ class Module(Formats):
         tape : {"full", "lean"}, optional
             "full" keeps the gates; "lean" computes them again in `backward`: the same bits, less memory until then.
         seed : int, optional
-            Key of the dropout masks, from 0 to 2**64 - 1; drawn from the module's generator where None.
+            Key of the masks of dropout and zoneout, from 0 to 2**64 - 1; drawn from the module's generator where None.
+        origin : tuple of int, optional
+            The numbers that the first step and the first row have in the masks: with them and one seed, pieces of a
+            sequence or of a batch have the masks of the whole. (A reverse direction counts from a row's end.)
 
         Returns
         -------
@@ -346,13 +375,20 @@ class Module(Formats):
                 "forward: expected weights in full, got a module frozen as bfloat16; call it, or unfreeze() it"
             )
         if seed is None:
-            seed = int(self._rng.integers(2**63)) if self.dropout else 0
+            seed = int(self._rng.integers(2**63)) if self.dropout or self.recurrent_dropout or self.zoneout else 0
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
             raise ValueError(f"seed: expected an integer from 0 to 2**64 - 1, got {seed!r}")
-        return self._run(x, state, lengths, reset, tape=kept, seed=int(seed))
+        if not isinstance(origin, tuple | list) or len(origin) != 2:
+            raise TypeError(f"origin: expected a tuple (step, row), got {origin!r}")
+        for number in origin:
+            if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 0 <= number < 2**31:
+                raise ValueError(f"origin: expected integers from 0 to 2**31 - 1, got {number!r}")
+        return self._run(
+            x, state, lengths, reset, tape=kept, masks=_Masks(True, self.dropout, int(seed), *map(int, origin))
+        )
 
     def _run(
-        self, x: Any, state: Any, lengths: Any, reset: Any, *, tape: int, seed: int | None
+        self, x: Any, state: Any, lengths: Any, reset: Any, *, tape: int, masks: _Masks
     ) -> tuple[Array, Any, SequenceTape]:
         x = self._array(x, "x")
         form = _Form(x, self.input_size, self.batch_first)
@@ -363,7 +399,7 @@ class Module(Formats):
             reset = self._reset(reset, form)
         D, H, total = self._directions, self.hidden_size, self.num_layers * self._directions
         new = [np.empty((total, form.B, H), self.dtype) for _ in self._states]
-        dropped = 0.0 if seed is None else self.dropout
+        dropped = masks.dropout
         runs: list[_core.Run] = []
         between: list[Array] = []
         inward = form.inward(x)
@@ -373,17 +409,26 @@ class Module(Formats):
             y = np.empty(shape, self.dtype) if lengths is None else np.zeros(shape, self.dtype)
             outward = form.inward(y) if last else y
             own = slice(i * D, (i + 1) * D)
-            run = layer.forward(inward, outward, [s[own] for s in states], [s[own] for s in new], lengths, reset, tape)
+            run = layer.forward(
+                inward,
+                outward,
+                [s[own] for s in states],
+                [s[own] for s in new],
+                lengths,
+                reset,
+                self._noise(i, masks),
+                tape,
+            )
             inward = outward
             if dropped and not last:
                 inward = np.empty_like(outward)
-                _core.dropout(outward, inward, dropped, seed or 0, i)
+                _core.dropout(outward, inward, dropped, masks.seed, i, masks.step, masks.row)
             if run is not None:
                 runs.append(run)
                 between += [] if last else [outward, inward] if dropped else [outward]
         shape = form.state_shape(total, H)
         result = self._form_state([s.reshape(shape) for s in new])
-        return y, result, SequenceTape(self, {"x": x, "y": y}, runs, between, (dropped, seed or 0), form)
+        return y, result, SequenceTape(self, {"x": x, "y": y}, runs, between, masks, form)
 
     # ---- backward
 
@@ -436,7 +481,8 @@ class Module(Formats):
         states = [np.array(s) for s in self._state(dstate, form, "dstate", "d")]
         read = dict(tape._ends) if dy is None else {**tape._ends, "dy": dy}
         gradients = self._gradients(out, accumulate, read)
-        dropped, seed = tape._dropout
+        masks = tape._masks
+        dropped = masks.dropout
         for i in reversed(range(self.num_layers)):
             shape = form.shape(self.input_size) if i == 0 else (form.T, form.B, D * H)
             dx = (np.empty if tape._runs[i].whole else np.zeros)(shape, self.dtype)
@@ -445,7 +491,7 @@ class Module(Formats):
             directions = [{name: gradients[ours] for name, ours in names.items()} for names in self._layer_names(i)]
             tape._runs[i].backward(dy, [s[own] for s in states], inward, directions, accumulate)
             if i > 0 and dropped:
-                _core.dropout(inward, inward, dropped, seed, i - 1)
+                _core.dropout(inward, inward, dropped, masks.seed, i - 1, masks.step, masks.row)
             dy = inward
         tape._between.clear()
         shape = form.state_shape(self.num_layers * D, H)
@@ -533,6 +579,14 @@ class Module(Formats):
             raise ValueError(f"reset: expected shape {form.shape()}, got {array.shape}")
         return form.inward(array)
 
+    def _noise(self, layer: int, masks: _Masks) -> _core.Noise:
+        """Return what a layer's sweeps do at random, or the mean of it."""
+        zoneout = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout,) * len(self._states)
+        h, c = (*zoneout, 0.0)[:2]
+        recurrent = self.recurrent_dropout if masks.drawn else 0.0
+        stream = 2**31 + 2 * layer  # dropout between layers counts its streams from 0
+        return _core.Noise(recurrent, (h, c), masks.drawn, masks.seed, stream, masks.step, masks.row)
+
     # ---- streaming and the rest
 
     def stream(self, batch: Any = 1, *, weights: str | None = None, threads: Any = 1) -> Stream:
@@ -568,7 +622,9 @@ class Module(Formats):
             for names in self._layer_names(layer)
         ]
         form = self._packing(weights)
-        return Stream(self, _core.Stream(self._kind, layers, int(batch), int(threads), form), form)
+        return Stream(
+            self, _core.Stream(self._kind, layers, int(batch), int(threads), form, self._noise(0, _Masks())), form
+        )
 
     def tape_bytes(self, T: Any, B: Any, tape: str = "full") -> int:
         """Tell the bytes that a tape alone holds, for rows of full length.

@@ -24,6 +24,12 @@ class LSTM(Module):
         Probability of dropout between layers in `forward`.
     bidirectional : bool, optional
         A second direction that runs from each row's end.
+    recurrent_dropout : float, optional
+        Probability that `forward` drops a unit of h on its way to ``weight_hh``, at all steps of a sequence alike
+        (variational dropout).
+    zoneout : float or tuple of float, optional
+        Probability that a unit of h and of c, or of each its own, keeps its value of the step before in `forward`.
+        Calls, streams and frozen modules mix old and new at that rate.
     peephole : bool, optional
         Gates see the second state: ``weight_ch`` (3, hidden_size) in the order i f o; o sees c'.
     coupled : bool, optional
@@ -39,7 +45,9 @@ class LSTM(Module):
     .. [1] Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural Computation 9, 1997; forget gates: Gers,
        Schmidhuber and Cummins, 2000; peepholes: Gers and Schmidhuber, "Recurrent nets that time and count", 2000.
     .. [2] Graves and Schmidhuber, "Framewise phoneme classification with bidirectional LSTM", 2005.
-    .. [3] Greff et al., "LSTM: A search space odyssey", IEEE TNNLS 28(10), 2017 (coupled gates).
+    .. [3] Gal and Ghahramani, "A theoretically grounded application of dropout in recurrent neural networks", NIPS
+       2016; Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations", ICLR 2017.
+    .. [4] Greff et al., "LSTM: A search space odyssey", IEEE TNNLS 28(10), 2017 (coupled gates).
 
     Examples
     --------
@@ -56,7 +64,16 @@ class LSTM(Module):
     ((5, 4, 3), (32, 8))
     """
 
-    _options = ("bias", "batch_first", "dropout", "bidirectional", "peephole", "coupled")
+    _options = (
+        "bias",
+        "batch_first",
+        "dropout",
+        "bidirectional",
+        "recurrent_dropout",
+        "zoneout",
+        "peephole",
+        "coupled",
+    )
     _states = ("h", "c")
 
     def __init__(
@@ -69,6 +86,8 @@ class LSTM(Module):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
         peephole: bool = False,
         coupled: bool = False,
         dtype: DTypeLike = np.float32,
@@ -80,7 +99,18 @@ class LSTM(Module):
         self.peephole, self.coupled = bool(peephole), bool(coupled)
         kind = kind_of(peephole, coupled)
         super().__init__(
-            kind, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng
+            kind,
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            recurrent_dropout,
+            zoneout,
+            dtype,
+            rng,
         )
 
 
@@ -101,6 +131,12 @@ class GRU(Module):
         Probability of dropout between layers in `forward`.
     bidirectional : bool, optional
         A second direction that runs from each row's end.
+    recurrent_dropout : float, optional
+        Probability that `forward` drops a unit of h on its way to ``weight_hh``, at all steps of a sequence alike
+        (variational dropout).
+    zoneout : float, optional
+        Probability that a unit of h keeps its value of the step before in `forward`. Calls, streams and frozen
+        modules mix old and new at that rate.
     reset_after : bool, optional
         True: n = tanh(W x + b + r·(W h + b)), as torch and cuDNN. False: n = tanh(W x + b + W (r·h) + b), as the paper.
     dtype : dtype, optional
@@ -112,6 +148,8 @@ class GRU(Module):
     ----------
     .. [1] Cho et al., "Learning phrase representations using RNN encoder-decoder for statistical machine translation",
        EMNLP 2014, eq. 5 to 8.
+    .. [2] Gal and Ghahramani, "A theoretically grounded application of dropout in recurrent neural networks", NIPS
+       2016; Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations", ICLR 2017.
 
     Examples
     --------
@@ -123,7 +161,7 @@ class GRU(Module):
     ((4, 5, 16), (2, 4, 8))
     """
 
-    _options = ("bias", "batch_first", "dropout", "bidirectional", "reset_after")
+    _options = ("bias", "batch_first", "dropout", "bidirectional", "recurrent_dropout", "zoneout", "reset_after")
     _states = ("h",)
 
     def __init__(
@@ -136,6 +174,8 @@ class GRU(Module):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        recurrent_dropout: float = 0.0,
+        zoneout: float = 0.0,
         reset_after: bool = True,
         dtype: DTypeLike = np.float32,
         rng: "int | np.random.Generator | None" = None,  # a string: NumPy imports its generators late
@@ -145,5 +185,16 @@ class GRU(Module):
         self.reset_after = bool(reset_after)
         kind = "gru" if reset_after else "gru_reset_before"
         super().__init__(
-            kind, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng
+            kind,
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            recurrent_dropout,
+            zoneout,
+            dtype,
+            rng,
         )

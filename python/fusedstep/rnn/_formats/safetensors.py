@@ -8,6 +8,7 @@ from typing import Any
 from fusedstep.rnn._formats.common import Found, kind_of, required
 from fusedstep.rnn._formats.torch import read_torch, torch_names
 
+PROBABILITIES = ("dropout", "recurrent_dropout", "zoneout")
 MARK = "fusedstep."  # begins the names of our metadata
 
 
@@ -46,7 +47,13 @@ def _said(family: str, metadata: Mapping[str, str], found: Mapping[str, Any]) ->
         expected = {"class": family, **found}.get(name, value)
         if value != expected:
             raise ValueError(f"file: metadata {key}: expected {expected!r}, got {value!r}")
-        if name not in {"class", "batch_first", "dropout", *found, "reset_after" if family == "GRU" else "coupled"}:
+        if name not in {
+            "class",
+            "batch_first",
+            *PROBABILITIES,
+            *found,
+            "reset_after" if family == "GRU" else "coupled",
+        }:
             raise ValueError(f"file: metadata {key}: expected an option of {family}, got {value!r}")
         options |= {} if name == "class" else {name: value}
     return options
