@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fusedstep.rnn import CELLS, GRU, LSTM
-from fusedstep.rnn.lstm import sigmoid
+from fusedstep.rnn.lstm_cells import sigmoid
 
 from .cells import DTYPES, STATES, arrays_of, assert_same_bits, error, structured
 from .sequences import MODULES, draw, thread_count

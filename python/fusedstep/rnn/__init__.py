@@ -6,14 +6,15 @@ from typing import Any, NamedTuple
 
 from fusedstep.rnn._base import Cell, Gradients, Tape
 from fusedstep.rnn._module import Module, SequenceTape
-from fusedstep.rnn.gru import (
+from fusedstep.rnn.functional import gru, gru_backward, lstm, lstm_backward
+from fusedstep.rnn.gru_cells import (
     GRUCell,
     gru_cell,
     gru_cell_backward,
     gru_cell_backward_reference,
     gru_cell_reference,
 )
-from fusedstep.rnn.lstm import (
+from fusedstep.rnn.lstm_cells import (
     LSTMCell,
     kind_of,
     lstm_cell,
@@ -71,10 +72,14 @@ __all__ = [
     "SequenceTape",
     "Stream",
     "Tape",
+    "gru",
+    "gru_backward",
     "gru_cell",
     "gru_cell_backward",
     "gru_cell_backward_reference",
     "gru_cell_reference",
+    "lstm",
+    "lstm_backward",
     "lstm_cell",
     "lstm_cell_backward",
     "lstm_cell_backward_reference",

@@ -31,6 +31,10 @@ def _probability(name: str, value: Any) -> float:
     return float(value)
 
 
+class Given(dict[str, Array]):
+    """Weights that stand in the place of drawn ones, where a constructor takes `rng`."""
+
+
 class _Masks(NamedTuple):
     """Whether a run draws masks, and dropout between layers; their seed, and the numbers of its first step and row."""
 
@@ -161,11 +165,9 @@ class Module(Formats):
         self.bias, self.batch_first, self.bidirectional = bool(bias), bool(batch_first), bool(bidirectional)
         self.dtype = np.dtype(dtype)
         self._kind = kind
-        self._rng = np.random.default_rng(rng)
-        bound = self.hidden_size**-0.5
-        self._build(
-            {name: self._rng.uniform(-bound, bound, shape).astype(dtype) for name, shape in self._shapes().items()}
-        )
+        given = isinstance(rng, Given)
+        self._rng = np.random.default_rng(None if given else rng)
+        self._build(dict(rng) if given else self._drawn())
 
     # ---- weights
 
@@ -196,6 +198,12 @@ class Module(Formats):
             for names in self._layer_names(layer):
                 shapes |= {ours: by_name[name] for name, ours in names.items()}
         return shapes
+
+    def _drawn(self) -> dict[str, Array]:
+        bound = self.hidden_size**-0.5
+        return {
+            name: self._rng.uniform(-bound, bound, shape).astype(self.dtype) for name, shape in self._shapes().items()
+        }
 
     def _build(self, weights: dict[str, Array]) -> None:
         self._weights = MappingProxyType(weights)
@@ -670,6 +678,5 @@ class Module(Formats):
 def _rebuild(
     cls: type[Module], arguments: dict[str, Any], dtype: DTypeLike, weights: dict[str, Array], frozen_as: str
 ) -> Module:
-    module = cls(**arguments, dtype=dtype)
-    module._build(weights)
+    module = cls(**arguments, dtype=dtype, rng=Given(weights))
     return module.freeze(frozen_as) if frozen_as else module.unfreeze()

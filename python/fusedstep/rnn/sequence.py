@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fusedstep.rnn._module import Module
-from fusedstep.rnn.lstm import kind_of
+from fusedstep.rnn.lstm_cells import kind_of
 
 
 class LSTM(Module):

@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike
 from fusedstep import _core
 from fusedstep._array import Array
 from fusedstep.rnn._base import Cell, Gradients, Tape, backward, taped
-from fusedstep.rnn.lstm import sigmoid
+from fusedstep.rnn.lstm_cells import sigmoid
 
 KINDS = ("gru_reset_before", "gru")
 
