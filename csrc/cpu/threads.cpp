@@ -21,6 +21,8 @@
 #include <immintrin.h>
 #endif
 
+#include "cpu/memory.h"
+
 namespace fusedstep {
 namespace {
 
@@ -239,7 +241,7 @@ void* scratch(std::size_t bytes, int slot) {
     const std::size_t rounded = (bytes + 4095) / 4096 * 4096;
     std::free(buffer.data);  // the old contents need not survive
     buffer = {nullptr, 0};
-    buffer.data = std::aligned_alloc(64, rounded);
+    buffer.data = allocate(rounded);
     if (!buffer.data) std::abort();
     buffer.capacity = rounded;
   }

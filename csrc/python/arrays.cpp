@@ -8,6 +8,8 @@
 #include <sys/mman.h>
 #endif
 
+#include "cpu/memory.h"
+
 namespace fusedstep::python {
 namespace {
 
@@ -112,7 +114,6 @@ py::array zeros(const std::vector<Py_ssize_t>& shape, Dtype dtype) {
   std::size_t bytes = size_of(dtype);
   for (const Py_ssize_t n : shape) bytes *= std::size_t(n);
 #if defined(__linux__)
-  constexpr std::size_t kHugePage = std::size_t(2) << 20;
   if (bytes >= kHugePage) {
     // Mapped one page too long, so that a whole number of huge pages fits from the first aligned address on.
     const std::size_t mapped = (bytes + 2 * kHugePage - 1) / kHugePage * kHugePage;
@@ -120,7 +121,7 @@ py::array zeros(const std::vector<Py_ssize_t>& shape, Dtype dtype) {
     if (base == MAP_FAILED) throw std::bad_alloc();
     void* const data =
         reinterpret_cast<void*>((reinterpret_cast<std::uintptr_t>(base) + kHugePage - 1) / kHugePage * kHugePage);
-    madvise(data, bytes, MADV_HUGEPAGE);  // advice: without huge pages the array is as good, only slower
+    advise_huge_pages(data, bytes);
     struct Mapping {
       void* base;
       std::size_t size;

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "core/table.h"
+#include "cpu/memory.h"
 #include "cpu/threads.h"
 #include "python/arrays.h"
 #include "python/bind.h"
@@ -51,7 +52,7 @@ class Room {
     std::swap(block_, spare());
     if (block_.capacity >= bytes) return;
     std::free(block_.data);
-    block_ = {std::aligned_alloc(64, (bytes + 63) / 64 * 64), bytes};
+    block_ = {allocate(bytes), bytes};
     if (!block_.data) throw std::bad_alloc();
   }
   ~Room() {
