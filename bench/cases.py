@@ -180,6 +180,8 @@ class SequenceCase(RnnCase):
 class StreamCase(RnnCase):
     """One time step a call, of a state that stays with the contender."""
 
+    weights: str = "float32"  # how fusedstep packs them
+
     table = "streams"
 
     @property
@@ -190,7 +192,8 @@ class StreamCase(RnnCase):
     def name(self) -> str:
         threads = f"{self.threads} thread{'s' * (self.threads != 1)}"
         pace = f", {1e-3 / self.pace:g} kHz" if self.pace else ""
-        return f"{self.method.upper()}, B={self.batch} I=H={self.size}, {threads}{pace}"
+        weights = "" if self.weights == "float32" else f", {self.weights} weights"
+        return f"{self.method.upper()}, B={self.batch} I=H={self.size}, {threads}{pace}{weights}"
 
     def small(self) -> "StreamCase":
         """Return the case for --smoke."""

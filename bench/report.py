@@ -27,8 +27,8 @@ CAPTIONS = {
     "torch: cells in inference mode. ONNX Runtime: one node, inputs and outputs bound.",
     "sequences": "ceiling: as for cells. Lengths vary: every second row is half as long; torch packs and pads. "
     "torch: nn.LSTM and nn.GRU in inference mode, or forward and autograd. NumPy: a loop over the steps.",
-    "streams": "kHz: a step begins so often, and the process sleeps between them. Threads: fusedstep's; its peer has "
-    "those of the run. ONNX Runtime: one node, inputs and outputs bound, two states in turns.",
+    "streams": "kHz: a step begins so often, and the process sleeps between them. Threads and weights: fusedstep's; "
+    "its peer has the run's and float32. ONNX Runtime: one node, inputs and outputs bound, two states in turns.",
 }
 
 

@@ -95,6 +95,7 @@ STREAMED = ((64, 1, 1 / 5), (256, 1, 1 / 1.3), (256, 2, 1 / 2.7), (512, 2, 1 / 1
 STREAMS = (
     *(StreamCase("lstm", ("onnxruntime",), size=n, threads=k, targets={"onnxruntime": r}) for n, k, r in STREAMED),
     *(StreamCase("lstm", ("onnxruntime",), size=n, threads=k, pace=1e-3) for n, k, _ in STREAMED),
+    *(StreamCase("lstm", ("onnxruntime",), size=512, threads=2, weights=weights) for weights in ("bfloat16", "int8")),
 )
 
 

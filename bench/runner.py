@@ -79,13 +79,14 @@ class Timing:
     variant: str = ""
     scaled_by: float = 1.0  # what the time of a smaller size was multiplied by
     error: float = 0.0
+    rounding: float = 0.0  # what rounded weights may add to it
     facts: dict[str, Any] = field(default_factory=dict)
     samples: list[float] = field(default_factory=list)
     failure: str = ""
 
     @property
     def correct(self) -> bool:
-        return not self.failure and self.error <= inputs.TOLERANCE  # NaN is not
+        return not self.failure and self.error <= inputs.TOLERANCE + self.rounding  # NaN is not
 
     @property
     def time(self) -> Spread:

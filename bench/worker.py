@@ -40,6 +40,7 @@ class Job:
             "variant": self.step.variant,
             "scaled_by": self.scale,
             "error": self.error,
+            "rounding": self.step.rounding,
             "facts": self.step.facts,
         }
 

@@ -47,6 +47,7 @@ class Step:
     variant: str = ""  # which of the contender's implementations
     setup: str = "pass"  # run before a sample, not timed
     zeroes: bool = False  # whether a step leaves its gradients zero
+    rounding: float = 0.0  # what rounded weights may add to the error
     ceiling: Callable[[float], float] | None = None  # from seconds to sample, to the seconds of a step at the ceiling
     facts: dict[str, Any] = field(default_factory=dict)  # what else is worth a line
 

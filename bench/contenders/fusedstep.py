@@ -131,13 +131,13 @@ class Contender(contenders.Contender):
         x, _, weights = inputs.cell(case)
         rnn = module(case, weights)
         rnn.freeze()
-        stream = rnn.stream(case.batch, threads=case.threads)
+        stream = rnn.stream(case.batch, weights=case.weights, threads=case.threads)
         names: dict[str, Any] = {"s": stream, "x": x if case.batch > 1 else x[0]}
 
         def result() -> list[Array]:
             return [a.reshape(case.batch, case.size) for a in (names["h"], *tupled(stream.state))]
 
-        return Step("h = s.step(x)", names, result)
+        return Step("h = s.step(x)", names, result, rounding={"bfloat16": 0.01, "int8": 0.05}.get(case.weights, 0.0))
 
 
 def peak(flops: int, seconds: float) -> float:

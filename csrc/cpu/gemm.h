@@ -196,18 +196,6 @@ FN void transpose(Vec<T>* v) {
   }
 }
 
-// The same for panels at `panel`, in units of T like `stride`, whatever they are stored as.
-template <int A, class Gates, class T>
-void accumulate_packed(std::size_t rows, std::size_t panels, T* partial, const T* a, std::size_t K, const T* panel,
-                       std::size_t stride, Storage storage, std::size_t packed_rows) {
-  if constexpr (std::is_same_v<T, float>)
-    if (storage == Storage::bfloat16)
-      return accumulate<A, Gates>(
-          rows, panels, partial, a, K,
-          PackedPanels<Gates, T, BFloat16>{reinterpret_cast<const BFloat16*>(panel), 2 * stride}, packed_rows);
-  accumulate<A, Gates>(rows, panels, partial, a, K, PackedPanels<Gates, T>{panel, stride}, packed_rows);
-}
-
 // Rows of K elements, row i at row(i), in k-blocks of consecutive rows; zeros where row(i) is null.
 template <class T, class Row>
 void pack_each_row(std::size_t rows, std::size_t K, T* to, Row row) {

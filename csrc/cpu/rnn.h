@@ -12,6 +12,7 @@
 
 #include "core/table.h"
 #include "cpu/gemm.h"
+#include "cpu/int8.h"
 #include "cpu/noise.h"
 
 namespace fusedstep::ISA {
@@ -26,7 +27,8 @@ struct Layout {
   std::size_t panels() const { return (H + N - 1) / N; }
   // In units of T.
   std::size_t room(std::size_t K, int gates) const {
-    return (storage == Storage::same ? K : (K + 1) / 2) * std::size_t(gates) * N;
+    const std::size_t rows = storage == Storage::same ? K : storage == Storage::int8 ? 1 + words_for(K) : (K + 1) / 2;
+    return rows * std::size_t(gates) * N;
   }
   std::size_t state() const { return kStart + room(I, Cell::InputGates::count); }
   std::size_t late() const { return state() + room(H, Cell::StateGates::count); }
@@ -78,6 +80,8 @@ std::size_t packed_bytes(std::size_t I, std::size_t H, Storage storage) {
 template <class Gates, class T>
 void pack_panel(const T* w, std::size_t H, std::size_t unit, std::size_t K, Storage storage, T* to) {
   if (storage == Storage::same) return pack_transposed<Gates>(w, H, K, unit, K, to);
+  if constexpr (std::is_same_v<T, float>)
+    if (storage == Storage::int8) return pack_codes<Gates>(w, H, unit, K, to);
   constexpr std::size_t width = Gates::count * Vec<T>::size;
   T* const room = as<T>(scratch(kBlock * width * sizeof(T)));
   for (std::size_t k = 0; k < K; k += kBlock) {
@@ -88,6 +92,32 @@ void pack_panel(const T* w, std::size_t H, std::size_t unit, std::size_t K, Stor
       for (std::size_t j = 0; j < width; ++j)
         narrow[i / 2 * 2 * width + 2 * j + i % 2] = BFloat16(float(room[i * width + j]));
   }
+}
+
+// Rows as products with weights of a storage take them: packed, or quantised, each then `row_size` long.
+inline std::size_t row_size(Storage storage, std::size_t K) { return storage == Storage::int8 ? codes_size(K) : K; }
+template <class T>
+const T* rows_for(Storage storage, const T* a, std::size_t ld, std::size_t rows, std::size_t K, T* room) {
+  if constexpr (std::is_same_v<T, float>)
+    if (storage == Storage::int8) {
+      quantize_each_row(rows, K, room, [&](std::size_t row) { return a + row * ld; });
+      return room;
+    }
+  return pack_rows(a, ld, 1, rows, K, room);
+}
+
+// partial += such rows · panels, as `accumulate` adds, the panels `stride` apart, in units of T.
+template <int A, class Gates, class T>
+void accumulate_packed(std::size_t rows, std::size_t panels, T* partial, const T* a, std::size_t K, const T* panel,
+                       std::size_t stride, Storage storage, std::size_t packed_rows) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (storage == Storage::bfloat16)
+      return accumulate<A, Gates>(
+          rows, panels, partial, a, K,
+          PackedPanels<Gates, T, BFloat16>{reinterpret_cast<const BFloat16*>(panel), 2 * stride}, packed_rows);
+    if (storage == Storage::int8) return accumulate_codes<A, Gates>(rows, panels, partial, a, K, panel, stride);
+  }
+  accumulate<A, Gates>(rows, panels, partial, a, K, PackedPanels<Gates, T>{panel, stride}, packed_rows);
 }
 
 template <class Cell>
@@ -167,7 +197,8 @@ void forward(const CellForward& call) {
   constexpr std::size_t N = V::size;
   constexpr bool has_late = Late::count > 0;
   const std::size_t B = call.B, I = call.I, H = call.H;
-  const Layout<Cell> layout{I, H, call.weights.storage};
+  const Storage storage = call.weights.storage;
+  const Layout<Cell> layout{I, H, storage};
 
   // h where it is overwritten while other panels still read it, then what passes from the first product to the second.
   const bool in_place = call.out[0] == call.state[0];
@@ -186,7 +217,8 @@ void forward(const CellForward& call) {
   const double work = double(B) * double(H) * double(I * Input::count + H * (State::count + Late::count));
   parallel(threads_for(work), [&](const Team& team) {
     const std::size_t group = Panels<Cell>::group(call.weights, B), block = std::min(kRowBlock, B);
-    const std::size_t partial_size = std::max(block, group) * A * N, rows_size_each = block * std::max(I, H);
+    const std::size_t partial_size = std::max(block, group) * A * N,
+                      rows_size_each = block * std::max(row_size(storage, I), row_size(storage, H));
     T* const partial_room = as<T>(scratch((partial_size + 2 * rows_size_each + Panels<Cell>::kRoom) * sizeof(T)));
     T* const x_room = partial_room + partial_size;
     T* const h_room = x_room + rows_size_each;
@@ -227,8 +259,8 @@ void forward(const CellForward& call) {
     };
 
     split_blocks(team, B, layout.panels(), [&](std::size_t row, std::size_t rows, std::size_t begin, std::size_t end) {
-      const T* const rows_of_x = pack_rows(as<T>(call.x) + row * call.ld_x, call.ld_x, 1, rows, I, x_room);
-      const T* const rows_of_h = pack_rows(h + row * ld_h, ld_h, 1, rows, H, h_room);
+      const T* const rows_of_x = rows_for(storage, as<T>(call.x) + row * call.ld_x, call.ld_x, rows, I, x_room);
+      const T* const rows_of_h = rows_for(storage, h + row * ld_h, ld_h, rows, H, h_room);
       for (std::size_t first = begin; first < end; first += group) {
         const std::size_t panels = std::min(group, end - first);
         const Panels<Cell> of(call.weights, layout, first, panels, panel_room);
@@ -252,7 +284,7 @@ void forward(const CellForward& call) {
       team.barrier();
       split_blocks(team, B, layout.panels(),
                    [&](std::size_t row, std::size_t rows, std::size_t begin, std::size_t end) {
-        const T* const rows_of_h = pack_rows(reset_h + row * H, H, 1, rows, H, h_room);
+        const T* const rows_of_h = rows_for(storage, reset_h + row * H, H, rows, H, h_room);
         for (std::size_t first = begin; first < end; first += group) {
           const std::size_t panels = std::min(group, end - first);
           const Panels<Cell> of(call.weights, layout, first, panels, panel_room);

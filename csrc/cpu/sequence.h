@@ -2,7 +2,8 @@
 //
 // A chunk of steps shares one product with W_ih, into panels of the gates' initial values; then each step adds its
 // product with W_hh and ends in the cell's mathematics. A thread owns panels, that is hidden units, for the whole
-// sequence; after a step, and after the first product of a cell with two, one barrier passes h on.
+// sequence; after a step, and after the first product of a cell with two, one barrier passes h on. Where the weights
+// are int8 codes, so are the rows that meet them: of h and r·h each thread quantises a share, with one more barrier.
 #pragma once
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 
 #include "core/table.h"
 #include "cpu/gemm.h"
+#include "cpu/int8.h"
 #include "cpu/noise.h"
 #include "cpu/rnn.h"
 
@@ -61,10 +63,13 @@ struct Pairs {
     if (reset(step, row)) return nullptr;
     return step ? as<T>(sweep.states) + number(step - 1, row) * sweep.H : row_of(sweep.state[1], row);
   }
-  // The inputs of at most kRowBlock consecutive pairs, packed.
-  void pack_x(std::size_t begin, std::size_t end, T* to) const {
+  // The inputs of at most kRowBlock consecutive pairs, packed for weights of this storage.
+  void pack_x(std::size_t begin, std::size_t end, Storage storage, T* to) const {
     const T* rows[kRowBlock];
     each(begin, end, [&](std::size_t i, std::size_t step, std::size_t row) { rows[i] = at(sweep.x, step, row); });
+    if constexpr (std::is_same_v<T, float>)
+      if (storage == Storage::int8)
+        return quantize_each_row(end - begin, sweep.I, to, [&](std::size_t i) { return rows[i]; });
     pack_each_row(end - begin, sweep.I, to, [&](std::size_t i) { return rows[i]; });
   }
 };
@@ -117,16 +122,23 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
   const RowBlocks blocks{B, H};
   const std::size_t group = B == 1 ? kTilePanels<1> : 1;
 
+  const double weights = double(n) * double(H) * double(H) * (State::count + Late::count);
+  const int threads = threads_for_steps(B, weights);
+  // A row alone each thread quantises for itself: that takes less than a barrier.
+  const bool quantized = storage == Storage::int8, alone = B == 1;
+  const std::size_t row_codes = quantized ? codes_size(H) : 0, code_rows = alone ? std::size_t(threads) : B;
+
   // Of each sweep, shared by all threads: h before a step and after it, as W_hh sees it, and r·h; then, panel by panel,
-  // the second state, and with recurrent dropout h itself and its mask.
+  // the second state, and with recurrent dropout h itself and its mask; and the codes of h or of r·h.
   const bool dropping = sweeps[0].noise.recurrent > 0;
   const std::size_t rows_size = B * H, panels_size = panels * B * N,
-                    shared_size = (2 + has_late) * rows_size + (1 + 2 * dropping) * panels_size;
+                    codes_at = (2 + has_late) * rows_size + (1 + 2 * dropping) * panels_size,
+                    shared_size = codes_at + code_rows * row_codes;
   T* const shared = as<T>(scratch(std::size_t(n) * shared_size * sizeof(T), 1));
   struct View {
     Pairs<T> pairs;
     const T* packed;
-    T *h[2], *reset_h, *c, *whole_h, *mask;
+    T *h[2], *reset_h, *c, *whole_h, *mask, *codes;
   };
   const auto view = [&](std::size_t i) {
     T* const from = shared + i * shared_size;
@@ -137,17 +149,18 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
                 from + 2 * rows_size,
                 c,
                 c + panels_size,
-                c + 2 * panels_size};
+                c + 2 * panels_size,
+                from + codes_at};
   };
 
-  const double weights = double(n) * double(H) * double(H) * (State::count + Late::count);
-  parallel(threads_for_steps(B, weights), [&](const Team& team) {
+  parallel(threads, [&](const Team& team) {
     std::size_t own_panels = 0;
     each_own(team, n, panels, [&](std::size_t, std::size_t first, std::size_t last) { own_panels += last - first; });
     const std::size_t chunk_steps = std::clamp<std::size_t>(kChunkRows / B, 1, std::max<std::size_t>(1, end - begin)),
                       chunk_rows = chunk_steps * B;
-    const std::size_t gates_size = own_panels * chunk_rows * A * N, group_size = group * A * N;
-    T* const gates = as<T>(scratch((gates_size + group_size + std::min(kRowBlock, chunk_rows) * I) * sizeof(T)));
+    const std::size_t gates_size = own_panels * chunk_rows * A * N, group_size = group * A * N,
+                      x_size = std::min(kRowBlock, chunk_rows) * row_size(storage, I);
+    T* const gates = as<T>(scratch((gates_size + group_size + x_size) * sizeof(T)));
     T* const group_room = gates + gates_size;
     T* const x_room = group_room + group_size;
 
@@ -188,7 +201,7 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
                             parts = (all + kRowBlock - 1) / kRowBlock;
           for (std::size_t part = 0; part < parts; ++part) {
             const std::size_t row = all * part / parts, rows = all * (part + 1) / parts - row;
-            v.pairs.pack_x(from + row, from + row + rows, x_room);
+            v.pairs.pack_x(from + row, from + row + rows, storage, x_room);
             // One row alone passes several panels at once.
             const std::size_t together = chunk_rows == 1 ? group : 1;
             for (std::size_t p = first; p < last; p += together) {
@@ -279,11 +292,32 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
         });
       };
 
+      // Rows of h or r·h as their product takes them, from row0 on: their codes where `quantize_all` makes them.
+      const auto operand = [&](const View& v, T* h, std::size_t row0) {
+        return quantized ? v.codes + (alone ? std::size_t(team.thread) : row0) * row_codes : h + row0 * H;
+      };
+      const auto quantize_all = [&](auto h_of) {
+        if constexpr (std::is_same_v<T, float>) {
+          if (!quantized) return;
+          for (std::size_t i = 0; i < std::size_t(n); ++i) {
+            const View v = view(i);
+            const Share own(v.pairs.active(step), 1, alone ? 0 : team.thread, alone ? 1 : team.threads);
+            blocks.each(own.end, [&](std::size_t row0, std::size_t rows, std::size_t live) {
+              for (std::size_t r = own.begin - std::min(own.begin, row0); r < live; ++r)
+                quantize(H, operand(v, nullptr, row0 + r),
+                         [&](std::size_t k) { return blocks.at(h_of(v), row0, rows, r, k); });
+            });
+          }
+          if (!alone) team.barrier();
+        }
+      };
+
+      quantize_all([&](const View& v) { return v.h[now]; });
       each_block([&](const View& v, std::size_t first, std::size_t count, T* partial, std::size_t row0,
                      std::size_t rows, std::size_t live) {
         const T* const panel = v.packed + first * layout.size();
-        accumulate_packed<A, State>(live, count, partial, v.h[now] + row0 * H, H, panel + layout.state(), layout.size(),
-                                    storage, rows);
+        accumulate_packed<A, State>(live, count, partial, operand(v, v.h[now], row0), H, panel + layout.state(),
+                                    layout.size(), storage, rows);
         if constexpr (has_late)
           each_vector(first, count, partial, live,
                       [&](std::size_t, std::size_t r, std::size_t unit, std::size_t lanes, T* at)
@@ -299,10 +333,11 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
       });
       if constexpr (has_late) {
         team.barrier();
+        quantize_all([&](const View& v) { return v.reset_h; });
         each_block([&](const View& v, std::size_t first, std::size_t count, T* partial, std::size_t row0,
                        std::size_t rows, std::size_t live) {
           const T* const panel = v.packed + first * layout.size();
-          accumulate_packed<A, Late>(live, count, partial, v.reset_h + row0 * H, H, panel + layout.late(),
+          accumulate_packed<A, Late>(live, count, partial, operand(v, v.reset_h, row0), H, panel + layout.late(),
                                      layout.size(), storage, rows);
           finish(v, first, count, partial, row0, rows, live);
         });

@@ -115,7 +115,7 @@ void replay(const Sweep& sweep, std::size_t begin, std::size_t end) {
     };
     split_blocks(team, pairs_here, layout.panels(),
                  [&](std::size_t row, std::size_t rows, std::size_t first, std::size_t last) {
-      pairs.pack_x(begin + row, begin + row + rows, x_room);
+      pairs.pack_x(begin + row, begin + row + rows, Storage::same, x_room);
       pack_each_row(rows, H, h_room, [&](std::size_t i) { return previous_h + (begin + row + i) * H; });
       for (std::size_t p = first; p < last; ++p) {
         const T* const panel = packed + p * layout.size();

@@ -164,7 +164,7 @@ struct Layer : std::enable_shared_from_this<Layer> {
     return snapshot_;
   }
   void freeze(const std::string& as) {
-    const Storage storage = storage_of(as, dtype);
+    const Storage storage = directions[0]->storage_of(as);
     std::vector<py::array> packed;
     for (const auto& w : directions) packed.push_back(w->packed(storage));
     replace(std::make_shared<const Snapshot>(Snapshot{std::move(packed), storage}));

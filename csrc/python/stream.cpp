@@ -23,7 +23,7 @@ class Stream {
     for (const py::dict& weights : layers) {
       layers_.push_back(std::make_unique<Weights>(kind, weights));
       const Weights& w = *layers_.back();
-      storage_ = storage_of(as, w.dtype);
+      storage_ = w.storage_of(as);
       packed_.push_back(w.packed(storage_));
       if (layers_.size() > 1 && (w.I != layers_[0]->H || w.H != layers_[0]->H || w.dtype != layers_[0]->dtype))
         throw py::value_error("expected layers that follow each other");

@@ -47,11 +47,16 @@ Weights::Weights(const std::string& kind, const py::dict& weights) : cell(&find_
   }
 }
 
-Storage storage_of(const std::string& weights, Dtype dtype) {
-  if (weights == name_of(dtype)) return Storage::same;
-  if (weights == "bfloat16" && dtype == Dtype::f32) return Storage::bfloat16;
-  throw py::value_error(std::string("weights: expected '") + name_of(dtype) +
-                        (dtype == Dtype::f32 ? "' or 'bfloat16', got '" : "', got '") + weights + "'");
+Storage Weights::storage_of(const std::string& name) const {
+  if (name == name_of(dtype)) return Storage::same;
+  if (name == "bfloat16" && dtype == Dtype::f32) return Storage::bfloat16;
+  if (name != "int8" || dtype != Dtype::f32)
+    throw py::value_error(std::string("weights: expected '") + name_of(dtype) +
+                          (dtype == Dtype::f32 ? "', 'bfloat16' or 'int8', got '" : "', got '") + name + "'");
+  if (const std::size_t width = std::max(I, H); width > kInt8Width)
+    throw py::value_error("weights: expected at most " + std::to_string(kInt8Width) + " inputs for 'int8', got " +
+                          std::to_string(width));
+  return Storage::int8;
 }
 
 py::array Weights::packed(Storage storage) const {

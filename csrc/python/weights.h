@@ -13,9 +13,6 @@ namespace fusedstep::python {
 inline constexpr const char* kWeightNames[] = {"weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_ch"};
 inline constexpr int kWeights = 5;
 
-// float32, float64 or bfloat16, as weights of that dtype are to be packed; ValueError where they cannot be.
-Storage storage_of(const std::string& weights, Dtype dtype);
-
 const CellEntry& find_cell(const std::string& kind);
 
 // A cell's weight arrays, checked; absent ones are null.
@@ -29,6 +26,8 @@ struct Weights {
 
   Weights(const std::string& kind, const py::dict& weights);
 
+  // How they are to be packed: "float32", …; ValueError where they cannot be.
+  Storage storage_of(const std::string& name) const;
   const void* data(int i) const { return arrays[i] ? arrays[i]->data : nullptr; }
   CellWeights pointers(const void* packed, Storage storage = Storage::same) const {
     return {data(0), data(1), data(2), data(3), data(4), packed, storage};

@@ -539,7 +539,7 @@ def test_interrupt_ends_a_long_call(call, steps):
     assert process.returncode == 0, process.stderr
 
 
-# ---- packed weights in bfloat16
+# ---- packed weights in less than float32; for int8 see also test_sequence_int8
 
 
 def rounded(array):
@@ -578,10 +578,11 @@ def test_bfloat16_weights_are_rounded_weights(kind, B, H):
     assert module.stream(B).quantization_error(x) == 0
 
 
-def test_frozen_as_bfloat16_is_for_inference():
-    module = LSTM(3, 5, rng=0).freeze("bfloat16")
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+def test_frozen_as_less_is_for_inference(weights):
+    module = LSTM(3, 5, rng=0).freeze(weights)
     x = np.ones((2, 1, 3), np.float32)
-    with pytest.raises(ValueError, match=r"^forward: .*bfloat16"):
+    with pytest.raises(ValueError, match=f"^forward: .*{weights}"):
         module.forward(x)
     again = pickle.loads(pickle.dumps(module))
     np.testing.assert_array_equal(again(x)[0], module(x)[0])
@@ -590,7 +591,8 @@ def test_frozen_as_bfloat16_is_for_inference():
 
 @pytest.mark.parametrize("call", ["freeze", "stream"])
 def test_unknown_packing_is_refused(call):
-    for module, weights in ((LSTM(3, 5), "float64"), (LSTM(3, 5), 8), (LSTM(3, 5, dtype=np.float64), "bfloat16")):
+    wide = LSTM(3, 5, dtype=np.float64)
+    for module, weights in ((LSTM(3, 5), "float64"), (LSTM(3, 5), 8), (wide, "bfloat16"), (wide, "int8")):
         with pytest.raises(ValueError, match=f"^weights: .*{weights}"):
             getattr(module, call)(weights=weights)
         assert not module.frozen

@@ -265,9 +265,12 @@ class Module(Formats):
 
         Parameters
         ----------
-        weights : {"float32", "bfloat16"}, optional
-            What the snapshot holds; the module's dtype where None. With "bfloat16" each weight but the biases and
-            peepholes is rounded to 8 significant bits: half the bytes, for inference alone.
+        weights : {"float32", "bfloat16", "int8"}, optional
+            What the snapshot holds; the module's dtype where None. The others are for inference alone, and leave biases
+            and peepholes as they are. With "bfloat16" each weight is rounded to 8 significant bits: half the bytes.
+            With "int8" each row of a weight matrix, and at every step each row of x and h (of r*h in a product that
+            takes it), becomes integers from -127 to 127, of a scale max(abs(row))/127: a quarter of the bytes, and sums
+            of integers, which are exact.
 
         Returns
         -------
@@ -276,7 +279,7 @@ class Module(Formats):
         Raises
         ------
         ValueError
-            `weights` is neither, or the module is not float32.
+            `weights` is none of these, the module is not float32, or rows are too wide for "int8" (131072).
         """
         form = self._packing(weights)
         for layer in self._layers:
@@ -285,7 +288,7 @@ class Module(Formats):
         return self
 
     def _packing(self, weights: Any) -> str:
-        known = (self.dtype.name, "bfloat16")[: 2 if self.dtype == np.float32 else 1]
+        known = ("float32", "bfloat16", "int8") if self.dtype == np.float32 else ("float64",)
         if weights is not None and (not isinstance(weights, str) or weights not in known):
             raise ValueError(f"weights: expected {' or '.join(map(repr, known))}, got {weights!r}")
         return weights or self.dtype.name
@@ -378,10 +381,9 @@ class Module(Formats):
             An argument does not fit; the message names it.
         """
         kept = _kept(tape)
-        if self.frozen and self._frozen_as == "bfloat16":
-            raise ValueError(
-                "forward: expected weights in full, got a module frozen as bfloat16; call it, or unfreeze() it"
-            )
+        if self.frozen and self._frozen_as != self.dtype.name:
+            frozen = f"a module frozen as {self._frozen_as}"
+            raise ValueError(f"forward: expected weights in full, got {frozen}; call it, or unfreeze() it")
         if seed is None:
             seed = int(self._rng.integers(2**63)) if self.dropout or self.recurrent_dropout or self.zoneout else 0
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
@@ -604,7 +606,7 @@ class Module(Formats):
         ----------
         batch : int, optional
             Rows of every step.
-        weights : {"float32", "bfloat16"}, optional
+        weights : {"float32", "bfloat16", "int8"}, optional
             How they are packed, as in `freeze`.
         threads : int, optional
             At most so many.

@@ -75,7 +75,7 @@ class Stream:
             state[:, slice(None) if rows is None else rows] = 0
 
     def quantization_error(self, x: Any) -> float:
-        """Measure what rounding the weights costs: the largest error of h over a sequence, relative to the largest h.
+        """Measure what the packing costs: the largest error of h over a sequence, relative to the largest h.
 
         Parameters
         ----------
