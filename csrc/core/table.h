@@ -47,6 +47,7 @@ struct CellWeights {
   const void* bias_ih;    // (G·H) or null
   const void* bias_hh;    // (G·H) or null
   const void* weight_ch;  // (peepholes, H) or null
+  const void* weight_hr;  // (P, H) of a sequence's projection, which then has weight_hh (G·H, P), or null
   const void* packed;     // all of the above as CellEntry::pack laid them out, or null: then they are packed on the way
   Storage storage;        // of `packed`, or to pack them in; float32 alone has a choice
 };
@@ -101,11 +102,12 @@ struct Noise {
   std::uint32_t stream, step, row;  // which sweep it is, and the numbers of its first step and row
 };
 
-// One direction of a layer over a sequence of T steps and B rows. The rows are taken in order of decreasing length, so
+// One direction of a layer over a sequence of T steps and B rows. h is P wide: H, or fewer where weight_hr projects the
+// cell's output m, of H units, to it. The rows are taken in order of decreasing length, so
 // that those which take part in a step are the first; pairs (step, row) are numbered in that order, step by step, and a
 // "compact" array has a row for each of these R pairs. Going in reverse, a row starts at its own last step.
 struct Sweep {
-  std::size_t T, B, I, H;
+  std::size_t T, B, I, H, P;
   const std::int64_t* order;    // (B) which row is the r-th
   const std::int64_t* lengths;  // (B) of the r-th
   const std::size_t* start;     // (T + 1) number of the first pair of each step; R at the end
@@ -115,20 +117,21 @@ struct Sweep {
   Noise noise;
 
   CellWeights weights;   // forward: packed
-  Strided x, y;          // (T, B, I), (T, B, H)
-  const void* state[2];  // (B, H) before the first step
-  void* out[2];          // (B, H) after the last; may be the arrays of `state`
+  Strided x, y;          // (T, B, I), (T, B, P)
+  const void* state[2];  // (B, P), (B, H) before the first step
+  void* out[2];          // the same after the last; may be the arrays of `state`
   void* saved;           // compact (saved, H): what backward needs of the gates, then their gradients; or null
   void* states;          // compact (H): the second state after each step, or null
 
   // Backward. What is null is not wanted.
   Strided dy;             // data null: zeros
-  void* dstate[2];        // (B, H) of the state after the last step; becomes that of the state before the first
-  const void* columns;    // W_hh as CellEntry::pack_columns lays it out
+  void* dstate[2];        // (B, P), (B, H) of the state after the last step; becomes that of the state before the first
+  const void* columns;    // W_hh and W_hr as CellEntry::pack_columns lays them out
   const void* compact_x;  // compact x, rows ld_x apart
   std::size_t ld_x;
-  void* previous_h;  // compact (H): h before each step
+  void* previous_h;  // compact (P): h before each step
   void* reset_h;     // compact (H): r·h, where the cell has a second product
+  void *m, *dh;      // compact (H), (P): a projection's input, and the gradient of its output
   void* dx;          // compact (I), rows ld_dx apart
   std::size_t ld_dx;
   void* next_c;       // compact (H): c′ before zoneout, where peepholes and zoneout of c meet
@@ -138,20 +141,22 @@ struct Sweep {
   void* dbias_ih;
   void* dbias_hh;
   void* dweight_ch;
+  void* dweight_hr;
 };
 
 struct CellEntry {
   const char* name;
   int gates, states, saved, peepholes;
-  std::size_t (*packed_bytes[kDtypes])(std::size_t I, std::size_t H, Storage storage);
-  void (*pack[kDtypes])(const CellWeights& weights, std::size_t I, std::size_t H, void* packed);
+  bool can_project;
+  std::size_t (*packed_bytes[kDtypes])(std::size_t I, std::size_t H, std::size_t P, Storage storage);
+  void (*pack[kDtypes])(const CellWeights& weights, std::size_t I, std::size_t H, std::size_t P, void* packed);
   void (*forward[kDtypes])(const CellForward& call);
   void (*backward[kDtypes])(const CellBackward& call);
 
   // Sequences. The sweeps of a layer's directions run side by side. Steps and pairs may be done range by range.
   bool two_products;  // the cell needs Sweep::reset_h
-  std::size_t (*columns_bytes[kDtypes])(std::size_t H);
-  void (*pack_columns[kDtypes])(const CellWeights& weights, std::size_t H, void* columns);
+  std::size_t (*columns_bytes[kDtypes])(std::size_t H, std::size_t P);
+  void (*pack_columns[kDtypes])(const CellWeights& weights, std::size_t H, std::size_t P, void* columns);
   // Steps begin … end-1, from `state` to `out`.
   void (*sweep[kDtypes])(const Sweep* sweeps, int n, std::size_t begin, std::size_t end);
   // Fills compact_x (unless it is x itself) and previous_h.

@@ -332,6 +332,11 @@ constexpr std::size_t column_panels(std::size_t N) {
   return (N + kColumns<T> - 1) / kColumns<T>;
 }
 
+template <class T>
+constexpr std::size_t columns_size(std::size_t K, std::size_t N) {
+  return column_panels<T>(N) * kColumns<T> * K;
+}
+
 // Columns of a row-major matrix as a panel, copied as PackingPanels packs.
 template <class T>
 struct ColumnPanel {

@@ -5,6 +5,7 @@
 #include "cpu/rnn.h"
 #include "cpu/sequence.h"
 #include "cpu/sequence_back.h"
+#include "cpu/sequence_gradients.h"
 #include "cpu/simd.h"
 #include "optim/rules.h"
 #include "rnn/cells.h"
@@ -26,6 +27,7 @@ constexpr auto cells = Cells::table([]<template <class> class Cell>() {
                    .states = Cell<float>::states,
                    .saved = Cell<float>::saved,
                    .peepholes = Cell<float>::peepholes,
+                   .can_project = Cell<float>::can_project,
                    .packed_bytes = {packed_bytes<Cell<float>>, packed_bytes<Cell<double>>},
                    .pack = {pack<Cell<float>>, pack<Cell<double>>},
                    .forward = {forward<Cell<float>>, forward<Cell<double>>},

@@ -73,14 +73,15 @@ FN V zoneout_mean(double zoneout, V before, V after) {
   return zoneout > 0 ? fma(V(typename V::Scalar(zoneout)), before - after, after) : after;
 }
 
-// after ← what zoneout makes of it.
-template <int states, class V>
-FN void zone_out(const Noise& noise, std::size_t step, std::size_t row, std::size_t unit, const V* before, V* after) {
+// after ← what zoneout makes of it, for states [first, last).
+template <class V>
+FN void zone_out(const Noise& noise, std::size_t step, std::size_t row, std::size_t unit, int first, int last,
+                 const V* before, V* after) {
   if (noise.drawn) {
     const Stays<typename V::Scalar> stays(noise, step, row, unit);
-    for (int i = 0; i < states; ++i) after[i] = select(stays.of[i], before[i], after[i]);
+    for (int i = first; i < last; ++i) after[i] = select(stays.of[i], before[i], after[i]);
   } else {
-    for (int i = 0; i < states; ++i) after[i] = zoneout_mean(noise.zoneout[i], before[i], after[i]);
+    for (int i = first; i < last; ++i) after[i] = zoneout_mean(noise.zoneout[i], before[i], after[i]);
   }
 }
 

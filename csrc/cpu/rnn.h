@@ -3,7 +3,8 @@
 //
 // A packed panel holds all that N hidden units need: their accumulators' initial values (biases), peepholes, and the
 // columns of W_ih, W_hh and, where the cell has a second product, its columns of W_hh:
-//   (A + peepholes, N)   (I, input gates, N)   (H, state gates, N)   (H, late gates, N)
+//   (A + peepholes, N)   (I, input gates, N)   (P, state gates, N)   (P, late gates, N)
+// h is P wide: H but for a sequence with a projection, whose panels of N outputs, (H, N) each, follow.
 #pragma once
 
 #include <algorithm>
@@ -17,11 +18,13 @@
 
 namespace fusedstep::ISA {
 
+using Outputs = Gates<0, 0>;  // of a projection
+
 template <class Cell>
 struct Layout {
   using T = typename Cell::Scalar;
   static constexpr std::size_t N = Vec<T>::size, kStart = (Cell::accumulators + Cell::peepholes) * N;
-  std::size_t I, H;
+  std::size_t I, H, P;
   Storage storage = Storage::same;  // of all but the initial values and peepholes
 
   std::size_t panels() const { return (H + N - 1) / N; }
@@ -31,8 +34,12 @@ struct Layout {
     return rows * std::size_t(gates) * N;
   }
   std::size_t state() const { return kStart + room(I, Cell::InputGates::count); }
-  std::size_t late() const { return state() + room(H, Cell::StateGates::count); }
-  std::size_t size() const { return late() + room(H, Cell::LateGates::count); }
+  std::size_t late() const { return state() + room(P, Cell::StateGates::count); }
+  std::size_t size() const { return late() + room(P, Cell::LateGates::count); }
+  std::size_t projection() const { return panels() * size(); }
+  std::size_t projection_panels() const { return P < H ? (P + N - 1) / N : 0; }
+  std::size_t projection_size() const { return room(H, Outputs::count); }
+  std::size_t total() const { return projection() + projection_panels() * projection_size(); }
 };
 
 template <class T>
@@ -71,9 +78,8 @@ void pack_start(const CellWeights& w, std::size_t H, std::size_t unit, typename 
 }
 
 template <class Cell>
-std::size_t packed_bytes(std::size_t I, std::size_t H, Storage storage) {
-  const Layout<Cell> layout{I, H, storage};
-  return layout.panels() * layout.size() * sizeof(typename Cell::Scalar);
+std::size_t packed_bytes(std::size_t I, std::size_t H, std::size_t P, Storage storage) {
+  return Layout<Cell>{I, H, P, storage}.total() * sizeof(typename Cell::Scalar);
 }
 
 // A panel of a weight matrix (…·H, K) as it is stored.
@@ -121,10 +127,10 @@ void accumulate_packed(std::size_t rows, std::size_t panels, T* partial, const T
 }
 
 template <class Cell>
-void pack(const CellWeights& w, std::size_t I, std::size_t H, void* packed) {
+void pack(const CellWeights& w, std::size_t I, std::size_t H, std::size_t P, void* packed) {
   using T = typename Cell::Scalar;
-  const Layout<Cell> layout{I, H, w.storage};
-  parallel(threads_for(4 * double(layout.panels() * layout.size())), [&](const Team& team) {
+  const Layout<Cell> layout{I, H, P, w.storage};
+  parallel(threads_for(4 * double(layout.total())), [&](const Team& team) {
     const Share own(layout.panels(), 1, team.thread, team.threads);
     for (std::size_t panel = own.begin; panel < own.end; ++panel) {
       const std::size_t unit = panel * Layout<Cell>::N;
@@ -134,9 +140,13 @@ void pack(const CellWeights& w, std::size_t I, std::size_t H, void* packed) {
         if constexpr (Gates::count > 0) pack_panel<Gates>(as<T>(weights), H, unit, K, w.storage, to + offset);
       };
       matrix(typename Cell::InputGates{}, w.weight_ih, I, Layout<Cell>::kStart);
-      matrix(typename Cell::StateGates{}, w.weight_hh, H, layout.state());
-      matrix(typename Cell::LateGates{}, w.weight_hh, H, layout.late());
+      matrix(typename Cell::StateGates{}, w.weight_hh, P, layout.state());
+      matrix(typename Cell::LateGates{}, w.weight_hh, P, layout.late());
     }
+    const Share outputs(layout.projection_panels(), 1, team.thread, team.threads);
+    for (std::size_t panel = outputs.begin; panel < outputs.end; ++panel)
+      pack_panel<Outputs>(as<T>(w.weight_hr), P, panel * Layout<Cell>::N, H, w.storage,
+                          as<T>(packed) + layout.projection() + panel * layout.projection_size());
   });
 }
 
@@ -198,7 +208,7 @@ void forward(const CellForward& call) {
   constexpr bool has_late = Late::count > 0;
   const std::size_t B = call.B, I = call.I, H = call.H;
   const Storage storage = call.weights.storage;
-  const Layout<Cell> layout{I, H, storage};
+  const Layout<Cell> layout{I, H, H, storage};
 
   // h where it is overwritten while other panels still read it, then what passes from the first product to the second.
   const bool in_place = call.out[0] == call.state[0];

@@ -2,8 +2,10 @@
 //
 // A chunk of steps shares one product with W_ih, into panels of the gates' initial values; then each step adds its
 // product with W_hh and ends in the cell's mathematics. A thread owns panels, that is hidden units, for the whole
-// sequence; after a step, and after the first product of a cell with two, one barrier passes h on. Where the weights
-// are int8 codes, so are the rows that meet them: of h and r·h each thread quantises a share, with one more barrier.
+// sequence; after a step, and after the first product of a cell with two, one barrier passes h on. Where h is a
+// projection W_hr·m of the cell's output m, a barrier passes m on to the owners of panels of W_hr, and another their h.
+// Where the weights are int8 codes, so are the rows that meet them: of h, r·h and m each thread quantises a share, with
+// one more barrier.
 #pragma once
 
 #include <algorithm>
@@ -41,9 +43,9 @@ struct Pairs {
     return sweep.reset &&
            sweep.reset[std::ptrdiff_t(step) * sweep.ld_reset[0] + std::ptrdiff_t(sweep.order[row]) * sweep.ld_reset[1]];
   }
-  // A row of a state's array (B, H).
-  T* row_of(const void* state, std::size_t row) const {
-    return static_cast<T*>(const_cast<void*>(state)) + std::size_t(sweep.order[row]) * sweep.H;
+  // A row of a state's array (B, width).
+  T* row_of(const void* state, std::size_t row, std::size_t width) const {
+    return static_cast<T*>(const_cast<void*>(state)) + std::size_t(sweep.order[row]) * width;
   }
   // f(pair's place in [begin, end), step, row)
   template <class F>
@@ -57,11 +59,11 @@ struct Pairs {
   // The state before a step: null where it is zeroed.
   const T* previous_h(std::size_t step, std::size_t row) const {
     if (reset(step, row)) return nullptr;
-    return step ? at(sweep.y, step - 1, row) : row_of(sweep.state[0], row);
+    return step ? at(sweep.y, step - 1, row) : row_of(sweep.state[0], row, sweep.P);
   }
   const T* previous_c(std::size_t step, std::size_t row) const {
     if (reset(step, row)) return nullptr;
-    return step ? as<T>(sweep.states) + number(step - 1, row) * sweep.H : row_of(sweep.state[1], row);
+    return step ? as<T>(sweep.states) + number(step - 1, row) * sweep.H : row_of(sweep.state[1], row, sweep.H);
   }
   // The inputs of at most kRowBlock consecutive pairs, packed for weights of this storage.
   void pack_x(std::size_t begin, std::size_t end, Storage storage, T* to) const {
@@ -115,30 +117,32 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
   constexpr int A = Cell::accumulators;
   constexpr std::size_t N = V::size;
   constexpr bool has_late = Late::count > 0;
-  const std::size_t B = sweeps[0].B, I = sweeps[0].I, H = sweeps[0].H;
+  const std::size_t B = sweeps[0].B, I = sweeps[0].I, H = sweeps[0].H, P = sweeps[0].P;
   const Storage storage = sweeps[0].weights.storage;
-  const Layout<Cell> layout{I, H, storage};
+  const Layout<Cell> layout{I, H, P, storage};
+  const bool projected = Cell::can_project && P < H;
   const std::size_t panels = layout.panels();
-  const RowBlocks blocks{B, H};
+  const RowBlocks blocks{B, P}, m_blocks{B, H};
   const std::size_t group = B == 1 ? kTilePanels<1> : 1;
 
-  const double weights = double(n) * double(H) * double(H) * (State::count + Late::count);
+  const double weights = double(n) * double(H) * double(P) * (State::count + Late::count + projected);
   const int threads = threads_for_steps(B, weights);
   // A row alone each thread quantises for itself: that takes less than a barrier.
   const bool quantized = storage == Storage::int8, alone = B == 1;
   const std::size_t row_codes = quantized ? codes_size(H) : 0, code_rows = alone ? std::size_t(threads) : B;
 
   // Of each sweep, shared by all threads: h before a step and after it, as W_hh sees it, and r·h; then, panel by panel,
-  // the second state, and with recurrent dropout h itself and its mask; and the codes of h or of r·h.
+  // the second state, and with recurrent dropout h itself and its mask; then m, which a projection reads, and the codes
+  // of h, of r·h or of m.
   const bool dropping = sweeps[0].noise.recurrent > 0;
-  const std::size_t rows_size = B * H, panels_size = panels * B * N,
-                    codes_at = (2 + has_late) * rows_size + (1 + 2 * dropping) * panels_size,
-                    shared_size = codes_at + code_rows * row_codes;
+  const std::size_t rows_size = B * P, panels_size = panels * B * N, state_panels = 1 + 2 * std::size_t(dropping),
+                    m_at = (2 + has_late) * rows_size + state_panels * panels_size,
+                    codes_at = m_at + (projected ? B * H : 0), shared_size = codes_at + code_rows * row_codes;
   T* const shared = as<T>(scratch(std::size_t(n) * shared_size * sizeof(T), 1));
   struct View {
     Pairs<T> pairs;
     const T* packed;
-    T *h[2], *reset_h, *c, *whole_h, *mask, *codes;
+    T *h[2], *reset_h, *c, *whole_h, *mask, *m, *codes;
   };
   const auto view = [&](std::size_t i) {
     T* const from = shared + i * shared_size;
@@ -150,6 +154,7 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
                 c,
                 c + panels_size,
                 c + 2 * panels_size,
+                from + m_at,
                 from + codes_at};
   };
 
@@ -159,10 +164,12 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
     const std::size_t chunk_steps = std::clamp<std::size_t>(kChunkRows / B, 1, std::max<std::size_t>(1, end - begin)),
                       chunk_rows = chunk_steps * B;
     const std::size_t gates_size = own_panels * chunk_rows * A * N, group_size = group * A * N,
+                      outputs_size = projected ? std::max(kRowBlock, group) * N : 0,
                       x_size = std::min(kRowBlock, chunk_rows) * row_size(storage, I);
-    T* const gates = as<T>(scratch((gates_size + group_size + x_size) * sizeof(T)));
+    T* const gates = as<T>(scratch((gates_size + group_size + outputs_size + x_size) * sizeof(T)));
     T* const group_room = gates + gates_size;
-    T* const x_room = group_room + group_size;
+    T* const outputs = group_room + group_size;
+    T* const x_room = outputs + outputs_size;
 
     // The state before step `begin`.
     each_own(team, n, panels, [&](std::size_t i, std::size_t first, std::size_t last) {
@@ -170,21 +177,24 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
       blocks.each(B, [&](std::size_t row0, std::size_t rows, std::size_t) {
         for (std::size_t r = 0; r < rows; ++r)
           for (std::size_t unit = first * N; unit < std::min(H, last * N); unit += N) {
-            const std::size_t row = row0 + r, lanes = H - unit;
+            const std::size_t row = row0 + r;
             const bool zero = std::size_t(sweeps[i].lengths[row]) > begin && v.pairs.reset(begin, row);
-            const auto state = [&](int j) {
-              return zero ? V(T(0)) : load_some<T>(v.pairs.row_of(sweeps[i].state[j], row) + unit, lanes);
+            const auto state = [&](int j, std::size_t width) {
+              const T* const from = v.pairs.row_of(sweeps[i].state[j], row, width);
+              return zero ? V(T(0)) : load_some<T>(from + unit, width - unit);
             };
             const std::size_t at = (unit / N * B + row) * N;
-            V h = state(0);
-            if (dropping) {
-              const V mask = recurrent_mask<T>(sweeps[i].noise, std::size_t(sweeps[i].order[row]), unit);
-              store(v.mask + at, mask);
-              store(v.whole_h + at, h);
-              h = h * mask;
+            if (unit < P) {
+              V h = state(0, P);
+              if (dropping) {
+                const V mask = recurrent_mask<T>(sweeps[i].noise, std::size_t(sweeps[i].order[row]), unit);
+                store(v.mask + at, mask);
+                store(v.whole_h + at, h);
+                h = h * mask;
+              }
+              store_some(blocks.at(v.h[0], row0, rows, r, unit), h, P - unit);
             }
-            store_some(blocks.at(v.h[0], row0, rows, r, unit), h, lanes);
-            if constexpr (Cell::states > 1) store(v.c + at, state(1));
+            if constexpr (Cell::states > 1) store(v.c + at, state(1, H));
           }
       });
     });
@@ -251,6 +261,27 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
           for (std::size_t p = first; p < first + count; ++p, partial += A * N) f(p, r, p * N, H - p * N, partial);
       };
       const std::size_t now = (step - begin) & 1;
+      const auto zero_after = [&](const View& v, std::size_t row) {
+        const Sweep& of = v.pairs.sweep;
+        return of.reset && step + 1 < std::min(end, std::size_t(of.lengths[row])) && v.pairs.reset(step + 1, row);
+      };
+      const auto h_before = [&](const View& v, std::size_t row0, std::size_t rows, std::size_t r, std::size_t unit)
+                                __attribute__((always_inline)) {
+        return dropping ? load<T>(v.whole_h + (unit / N * B + row0 + r) * N)
+                        : load_some<T>(blocks.at(v.h[now], row0, rows, r, unit), P - unit);
+      };
+      // h, from a unit on, to y and to where the next step reads it.
+      const auto pass_on = [&](const View& v, std::size_t row0, std::size_t rows, std::size_t r, std::size_t unit, V h,
+                               bool zero) __attribute__((always_inline)) {
+        store_some(v.pairs.at(v.pairs.sweep.y, step, row0 + r) + unit, h, P - unit);
+        if (zero) h = V(T(0));
+        if (dropping) {
+          const std::size_t place = (unit / N * B + row0 + r) * N;
+          store(v.whole_h + place, h);
+          h = h * load<T>(v.mask + place);
+        }
+        store_some(blocks.at(v.h[!now], row0, rows, r, unit), h, P - unit);
+      };
       const auto finish = [&](const View& v, std::size_t first, std::size_t count, T* partial, std::size_t row0,
                               std::size_t rows, std::size_t live) {
         const Sweep& of = v.pairs.sweep;
@@ -262,61 +293,58 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
           for (int j = 0; j < A; ++j) a[j] = load<T>(at + j * N);
           for (int j = 0; j < Cell::peepholes; ++j) w[j] = load<T>(v.packed + p * layout.size() + (A + j) * N);
           const std::size_t place = (p * B + row) * N;
-          s[0] = dropping ? load<T>(v.whole_h + place) : load_some<T>(blocks.at(v.h[now], row0, rows, r, unit), lanes);
+          s[0] = projected ? V(T(0)) : h_before(v, row0, rows, r, unit);
           if constexpr (Cell::states > 1) s[1] = load<T>(v.c + place);
           if (has_zoneout(of.noise.zoneout)) {
             V before[Cell::states];
             std::copy_n(s, Cell::states, before);
             Cell::forward(a, s, w);
-            zone_out<Cell::states>(of.noise, step, std::size_t(of.order[row]), unit, before, s);
+            zone_out(of.noise, step, std::size_t(of.order[row]), unit, projected, Cell::states, before, s);
           } else {
             Cell::forward(a, s, w);
           }
-          store_some(v.pairs.at(of.y, step, row) + unit, s[0], lanes);
           const std::size_t pair = v.pairs.number(step, row);
           if (of.saved)
             for (int j = 0; j < Cell::saved; ++j)
               store_some(as<T>(of.saved) + (pair * Cell::saved + std::size_t(j)) * H + unit, a[j], lanes);
           if constexpr (Cell::states > 1)
             if (of.states) store_some(as<T>(of.states) + pair * H + unit, s[1], lanes);
-          const bool zero =
-              of.reset && step + 1 < std::min(end, std::size_t(of.lengths[row])) && v.pairs.reset(step + 1, row);
-          if (zero)
-            for (V& state : s) state = V(T(0));
-          if (dropping) {
-            store(v.whole_h + place, s[0]);
-            s[0] = s[0] * load<T>(v.mask + place);
-          }
-          store_some(blocks.at(v.h[!now], row0, rows, r, unit), s[0], lanes);
-          if constexpr (Cell::states > 1) store(v.c + place, s[1]);
+          const bool zero = zero_after(v, row);
+          if (projected)
+            store_some(m_blocks.at(v.m, row0, rows, r, unit), s[0], lanes);
+          else
+            pass_on(v, row0, rows, r, unit, s[0], zero);
+          if constexpr (Cell::states > 1) store(v.c + place, zero ? V(T(0)) : s[1]);
         });
       };
 
-      // Rows of h or r·h as their product takes them, from row0 on: their codes where `quantize_all` makes them.
-      const auto operand = [&](const View& v, T* h, std::size_t row0) {
-        return quantized ? v.codes + (alone ? std::size_t(team.thread) : row0) * row_codes : h + row0 * H;
+      // Rows of h, r·h or m as their product takes them, from row0 on: their codes where `quantize_all` makes them.
+      const auto operand = [&](const View& v, T* from, std::size_t row0, std::size_t width) {
+        if constexpr (std::is_same_v<T, float>)
+          if (quantized) return v.codes + (alone ? std::size_t(team.thread) : row0) * codes_size(width);
+        return from + row0 * width;
       };
-      const auto quantize_all = [&](auto h_of) {
+      const auto quantize_all = [&](const RowBlocks& in, auto rows_of) {
         if constexpr (std::is_same_v<T, float>) {
           if (!quantized) return;
           for (std::size_t i = 0; i < std::size_t(n); ++i) {
             const View v = view(i);
             const Share own(v.pairs.active(step), 1, alone ? 0 : team.thread, alone ? 1 : team.threads);
-            blocks.each(own.end, [&](std::size_t row0, std::size_t rows, std::size_t live) {
+            in.each(own.end, [&](std::size_t row0, std::size_t rows, std::size_t live) {
               for (std::size_t r = own.begin - std::min(own.begin, row0); r < live; ++r)
-                quantize(H, operand(v, nullptr, row0 + r),
-                         [&](std::size_t k) { return blocks.at(h_of(v), row0, rows, r, k); });
+                quantize(in.K, operand(v, nullptr, row0 + r, in.K),
+                         [&](std::size_t k) { return in.at(rows_of(v), row0, rows, r, k); });
             });
           }
           if (!alone) team.barrier();
         }
       };
 
-      quantize_all([&](const View& v) { return v.h[now]; });
+      quantize_all(blocks, [&](const View& v) { return v.h[now]; });
       each_block([&](const View& v, std::size_t first, std::size_t count, T* partial, std::size_t row0,
                      std::size_t rows, std::size_t live) {
         const T* const panel = v.packed + first * layout.size();
-        accumulate_packed<A, State>(live, count, partial, operand(v, v.h[now], row0), H, panel + layout.state(),
+        accumulate_packed<A, State>(live, count, partial, operand(v, v.h[now], row0, P), P, panel + layout.state(),
                                     layout.size(), storage, rows);
         if constexpr (has_late)
           each_vector(first, count, partial, live,
@@ -333,15 +361,41 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
       });
       if constexpr (has_late) {
         team.barrier();
-        quantize_all([&](const View& v) { return v.reset_h; });
+        quantize_all(blocks, [&](const View& v) { return v.reset_h; });
         each_block([&](const View& v, std::size_t first, std::size_t count, T* partial, std::size_t row0,
                        std::size_t rows, std::size_t live) {
           const T* const panel = v.packed + first * layout.size();
-          accumulate_packed<A, Late>(live, count, partial, operand(v, v.reset_h, row0), H, panel + layout.late(),
+          accumulate_packed<A, Late>(live, count, partial, operand(v, v.reset_h, row0, P), P, panel + layout.late(),
                                      layout.size(), storage, rows);
           finish(v, first, count, partial, row0, rows, live);
         });
       }
+      team.barrier();
+      if (!projected) continue;
+      quantize_all(m_blocks, [&](const View& v) { return v.m; });
+      each_own(team, n, layout.projection_panels(), [&](std::size_t i, std::size_t first, std::size_t last) {
+        const View v = view(i);
+        blocks.each(v.pairs.active(step), [&](std::size_t row0, std::size_t rows, std::size_t live) {
+          for (std::size_t p = first; p < last; p += group) {
+            const std::size_t count = std::min(group, last - p);
+            std::fill_n(outputs, live * count * N, T(0));
+            accumulate_packed<1, Outputs>(live, count, outputs, operand(v, v.m, row0, H), H,
+                                          v.packed + layout.projection() + p * layout.projection_size(),
+                                          layout.projection_size(), storage, rows);
+            for (std::size_t r = 0; r < live; ++r)
+              for (std::size_t j = 0; j < count; ++j) {
+                const std::size_t row = row0 + r, unit = (p + j) * N;
+                const Noise& noise = v.pairs.sweep.noise;
+                V h = load<T>(outputs + (r * count + j) * N);
+                if (noise.zoneout[0] > 0) {
+                  const V before = h_before(v, row0, rows, r, unit);
+                  zone_out(noise, step, std::size_t(v.pairs.sweep.order[row]), unit, 0, 1, &before, &h);
+                }
+                pass_on(v, row0, rows, r, unit, h, zero_after(v, row));
+              }
+          }
+        });
+      });
       team.barrier();
     }
 
@@ -351,14 +405,16 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
       blocks.each(B, [&](std::size_t row0, std::size_t rows, std::size_t) {
         for (std::size_t r = 0; r < rows; ++r)
           for (std::size_t unit = first * N; unit < std::min(H, last * N); unit += N) {
-            const std::size_t row = row0 + r, lanes = H - unit;
+            const std::size_t row = row0 + r;
             const std::size_t stop = std::clamp(std::size_t(sweeps[i].lengths[row]), begin, end);
             const std::size_t at = (unit / N * B + row) * N;
-            const V h = dropping ? load<T>(v.whole_h + at)
-                                 : load_some<T>(blocks.at(v.h[(stop - begin) & 1], row0, rows, r, unit), lanes);
-            store_some(v.pairs.row_of(sweeps[i].out[0], row) + unit, h, lanes);
+            if (unit < P) {
+              const V h = dropping ? load<T>(v.whole_h + at)
+                                   : load_some<T>(blocks.at(v.h[(stop - begin) & 1], row0, rows, r, unit), P - unit);
+              store_some(v.pairs.row_of(sweeps[i].out[0], row, P) + unit, h, P - unit);
+            }
             if constexpr (Cell::states > 1)
-              store_some(v.pairs.row_of(sweeps[i].out[1], row) + unit, load<T>(v.c + at), lanes);
+              store_some(v.pairs.row_of(sweeps[i].out[1], row, H) + unit, load<T>(v.c + at), H - unit);
           }
       });
     });

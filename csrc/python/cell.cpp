@@ -74,6 +74,13 @@ struct Batch {
   }
 };
 
+// The weights of a step: a projection is a sequence's alone.
+Weights step_weights(const std::string& kind, const py::dict& weights) {
+  Weights w(kind, weights);
+  if (w.arrays[5]) value_error({"weight_hr"}, "expected None, as a cell has no projection");
+  return w;
+}
+
 py::object forward(const Weights& w, const void* packed, PyObject* x, PyObject* state, PyObject* out, bool tape) {
   const int states = w.cell->states;
   Keep keep;
@@ -152,7 +159,7 @@ py::object forward(const Weights& w, const void* packed, PyObject* x, PyObject* 
 py::tuple cell_backward(const std::string& kind, const py::dict& weights, const py::object& x,
                         const py::sequence& state, const py::sequence& out, const py::object& saved,
                         const py::sequence& dout) {
-  const Weights w(kind, weights);
+  const Weights w = step_weights(kind, weights);
   const int states = w.cell->states;
   Keep keep;
   const Batch batch(x.ptr(), w, keep);
@@ -201,8 +208,12 @@ py::tuple cell_backward(const std::string& kind, const py::dict& weights, const 
     dstate[std::size_t(i)] = d;
   }
   // Gradients of absent weights are computed into arrays that are dropped.
-  std::array<py::array, kWeights> gradients{empty(w, {GH, I}), empty(w, {GH, H}), empty(w, {GH}), empty(w, {GH}),
-                                            empty(w, {std::size_t(w.cell->peepholes), H})};
+  std::array<py::array, kWeights> gradients{empty(w, {GH, I}),
+                                            empty(w, {GH, H}),
+                                            empty(w, {GH}),
+                                            empty(w, {GH}),
+                                            empty(w, {std::size_t(w.cell->peepholes), H}),
+                                            empty(w, {0})};
   call.dweight_ih = gradients[0].mutable_data();
   call.dweight_hh = gradients[1].mutable_data();
   call.dbias_ih = gradients[2].mutable_data();
@@ -221,7 +232,7 @@ py::tuple cell_backward(const std::string& kind, const py::dict& weights, const 
 // Weights that are checked once and, while frozen, a packed snapshot of them.
 class Cell {
  public:
-  Cell(const std::string& kind, const py::dict& weights) : weights_(kind, weights) {}
+  Cell(const std::string& kind, const py::dict& weights) : weights_(step_weights(kind, weights)) {}
 
   bool frozen() const { return packed_ != nullptr; }
   void freeze() {
@@ -273,7 +284,7 @@ void bind_cell(py::module_& module) {
       .def("stepper", [](const py::object& self) { return fast_method<Cell, 4, &Cell::step>(self); });
   module.def("cell_forward", [](const std::string& kind, const py::dict& weights, const py::object& x,
                                 const py::object& state, const py::object& out, bool tape) {
-    return forward(Weights(kind, weights), nullptr, x.ptr(), state.ptr(), out.ptr(), tape);
+    return forward(step_weights(kind, weights), nullptr, x.ptr(), state.ptr(), out.ptr(), tape);
   });
   module.def("cell_backward", &cell_backward);
   module.def("cells", &cells);

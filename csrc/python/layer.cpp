@@ -118,7 +118,7 @@ struct Run {
   std::shared_ptr<Layer> layer;
   Shape shape;
   py::object x, y, reset;
-  std::vector<py::object> state;                // (D, B, H) each
+  std::vector<py::object> state;                // (D, B, P), (D, B, H)
   Noise noise;                                  // of the first direction
   std::vector<py::array> saved, second_states;  // compact, of each direction; `saved` is empty where lean
   bool spent = false;
@@ -136,23 +136,29 @@ struct Layer : std::enable_shared_from_this<Layer> {
   std::vector<std::unique_ptr<Weights>> directions;
   const CellEntry* cell;
   Dtype dtype;
-  std::size_t I, H;
+  std::size_t I, H, P;
 
   Layer(const std::string& kind, const std::vector<py::dict>& weights) {
     for (const py::dict& direction : weights) directions.push_back(std::make_unique<Weights>(kind, direction));
     if (directions.empty() || directions.size() > 2) throw py::value_error("expected the weights of 1 or 2 directions");
     const Weights& first = *directions[0];
     for (const auto& w : directions)
-      if (w->I != first.I || w->H != first.H || w->dtype != first.dtype || bool(w->data(2)) != bool(first.data(2)))
+      if (w->I != first.I || w->H != first.H || w->P != first.P || w->dtype != first.dtype ||
+          bool(w->data(2)) != bool(first.data(2)))
         throw py::value_error("expected directions of one shape and dtype");
     cell = first.cell;
     dtype = first.dtype;
     I = first.I;
     H = first.H;
+    P = first.P;
   }
 
   std::size_t D() const { return directions.size(); }
-  double step_flops(std::size_t B) const { return 2.0 * double(D() * B * std::size_t(cell->gates) * H * (I + H)); }
+  bool projected() const { return P < H; }
+  double step_flops(std::size_t B) const {
+    return 2.0 * double(D() * B * H * (std::size_t(cell->gates) * (I + P) + (projected() ? P : 0)));
+  }
+  std::size_t width(std::size_t state) const { return state ? H : P; }
 
   // The packed weights of each direction, while frozen; a call keeps those it began with.
   struct Snapshot {
@@ -196,13 +202,20 @@ struct Layer : std::enable_shared_from_this<Layer> {
     return a;
   }
 
+  // A direction's part of the i-th state's array, or of its gradient's.
+  Array state_of(const py::object& object, const char* name, std::size_t i, std::size_t d, std::size_t B,
+                 Keep& keep) const {
+    Array whole = contiguous(object, name, {D(), B, width(i)}, keep);
+    whole.data += d * B * width(i) * size_of(dtype);
+    return whole;
+  }
+
   // Sweeps of the directions over x and y, from `state`.
   std::vector<Sweep> sweeps(const Shape& shape, const py::object& x, const py::object& y, const py::object& reset,
                             const std::vector<py::object>& state, const Noise& noise, Keep& keep) const {
-    const std::size_t rows = shape.B * H * size_of(dtype);
     if (state.size() != std::size_t(cell->states)) throw py::value_error("state: expected an array for each");
     const Strided from = strided(x, "x", shape.T, shape.B, I, keep);
-    const Strided to = strided(y, "y", shape.T, shape.B, D() * H, keep);
+    const Strided to = strided(y, "y", shape.T, shape.B, D() * P, keep);
     std::vector<Sweep> all(D());
     for (std::size_t d = 0; d < D(); ++d) {
       Sweep& sweep = all[d];
@@ -211,6 +224,7 @@ struct Layer : std::enable_shared_from_this<Layer> {
       sweep.B = shape.B;
       sweep.I = I;
       sweep.H = H;
+      sweep.P = P;
       sweep.order = shape.order.data();
       sweep.lengths = shape.lengths.data();
       sweep.start = shape.start.data();
@@ -228,9 +242,9 @@ struct Layer : std::enable_shared_from_this<Layer> {
       sweep.noise.stream += std::uint32_t(d);
       sweep.weights = directions[d]->pointers(nullptr);
       sweep.x = from;
-      sweep.y = {static_cast<char*>(to.data) + d * H * size_of(dtype), to.step, to.row};
+      sweep.y = {static_cast<char*>(to.data) + d * P * size_of(dtype), to.step, to.row};
       for (std::size_t i = 0; i < state.size(); ++i)
-        sweep.state[i] = contiguous(state[i], "state", {D(), shape.B, H}, keep).data + d * rows;
+        sweep.state[i] = state_of(state[i], "state", i, d, shape.B, keep).data;
     }
     return all;
   }
@@ -267,9 +281,9 @@ struct Layer : std::enable_shared_from_this<Layer> {
     const auto R = Py_ssize_t(shape.pairs()), width = Py_ssize_t(H);
     for (std::size_t d = 0; d < D(); ++d) {
       for (std::size_t i = 0; i < out.size(); ++i) {
-        const Array to = contiguous(out[i], "out", {D(), shape.B, H}, keep);
+        const Array to = state_of(out[i], "out", i, d, shape.B, keep);
         check_writeable(to, {"out"});
-        all[d].out[i] = to.data + d * shape.B * H * size_of(dtype);
+        all[d].out[i] = to.data;
       }
       if (tape == Tape::full) {
         run->saved.push_back(zeros({R, cell->saved * width}, dtype));
@@ -298,8 +312,8 @@ struct Layer : std::enable_shared_from_this<Layer> {
     return run;
   }
 
-  // dstate: (D, B, H) arrays that hold the gradients of the states after, and then of those before. `gradients`: of
-  // each direction the arrays by name.
+  // dstate: arrays like the states that hold the gradients of the states after, and then of those before. `gradients`:
+  // of each direction the arrays by name.
   void backward(Run& run, const py::object& dy, const std::vector<py::object>& dstate, const py::object& dx,
                 const std::vector<py::dict>& gradients, bool add) const {
     if (run.spent) throw py::value_error("tape: expected one that no backward call has used, got one that is spent");
@@ -308,7 +322,7 @@ struct Layer : std::enable_shared_from_this<Layer> {
     const std::size_t R = shape.pairs(), T = shape.T, B = shape.B, element = size_of(dtype);
     std::vector<Sweep> all = sweeps(shape, run.x, run.y, run.reset, run.state, run.noise, keep);
     const Strided dinput = dx.is_none() ? Strided{} : strided(dx, "dx", T, B, I, keep);
-    const Strided dout = dy.is_none() ? Strided{} : strided(dy, "dy", T, B, D() * H, keep);
+    const Strided dout = dy.is_none() ? Strided{} : strided(dy, "dy", T, B, D() * P, keep);
     if (dstate.size() != run.state.size() || gradients.size() != D()) throw py::value_error("dstate, gradients");
 
     // Compact copies of what the sums over time read, but of x itself where it lies so.
@@ -316,11 +330,12 @@ struct Layer : std::enable_shared_from_this<Layer> {
     const bool in_order = shape.whole && (T <= 1 || first.x.step == std::ptrdiff_t(B) * first.x.row);
     const bool dx_in_order = shape.whole && (T <= 1 || dinput.step == std::ptrdiff_t(B) * dinput.row) && dinput.row > 0;
     const bool keeps_next_c = cell->peepholes > 0 && run.noise.zoneout[1] > 0;
-    const std::size_t each = R * (2 * I + (1 + cell->two_products + keeps_next_c) * H) * element;
+    const std::size_t each =
+        R * (2 * I + P + (cell->two_products + keeps_next_c) * H + (projected() ? H + P : 0)) * element;
     const bool lean = run.saved.empty();
     const Room room(D() * each, Room::rows);
-    const Room weights(D() * std::max(cell->columns_bytes[int(dtype)](H), lean ? packed_bytes() : 0),
-                       Room::packed_weights);
+    const std::size_t columns_bytes = cell->columns_bytes[int(dtype)](H, P);
+    const Room weights(D() * std::max(columns_bytes, lean ? packed_bytes() : 0), Room::packed_weights);
     std::vector<double> bias_sums(D() * std::size_t(cell->saved) * H);
     std::vector<py::array> replayed;
     for (std::size_t d = 0; d < D(); ++d) {
@@ -334,10 +349,14 @@ struct Layer : std::enable_shared_from_this<Layer> {
       const bool direct = in_order && !sweep.reverse && first.x.row > 0;
       sweep.compact_x = direct ? sweep.x.data : take(I);
       sweep.ld_x = direct ? std::size_t(sweep.x.row) : I;
-      sweep.previous_h = take(H);
+      sweep.previous_h = take(P);
       sweep.bias_sums = bias_sums.data() + d * std::size_t(cell->saved) * H;
       if (cell->two_products) sweep.reset_h = take(H);
       if (keeps_next_c) sweep.next_c = take(H);
+      if (projected()) {
+        sweep.m = take(H);
+        sweep.dh = take(P);
+      }
       if (dinput.data) {
         const bool in_place = dx_in_order && !sweep.reverse;
         sweep.dx = in_place ? dinput.data : take(I);
@@ -346,9 +365,9 @@ struct Layer : std::enable_shared_from_this<Layer> {
       if (lean) replayed.push_back(zeros({Py_ssize_t(R), Py_ssize_t(cell->saved * H)}, dtype));
       sweep.saved = (lean ? replayed : run.saved)[d].mutable_data();
       sweep.states = run.second_states.empty() ? nullptr : run.second_states[d].mutable_data();
-      if (dout.data) sweep.dy = {static_cast<char*>(dout.data) + d * H * element, dout.step, dout.row};
+      if (dout.data) sweep.dy = {static_cast<char*>(dout.data) + d * P * element, dout.step, dout.row};
       for (std::size_t i = 0; i < dstate.size(); ++i)
-        sweep.dstate[i] = contiguous(dstate[i], "dstate", {D(), B, H}, keep).data + d * B * H * element;
+        sweep.dstate[i] = state_of(dstate[i], "dstate", i, d, B, keep).data;
       const auto gradient = [&](int i, std::initializer_list<std::size_t> shape_of) -> void* {
         if (!directions[d]->arrays[i]) return nullptr;
         const Array to = contiguous(gradients[d][kWeightNames[i]], kWeightNames[i], shape_of, keep);
@@ -357,11 +376,12 @@ struct Layer : std::enable_shared_from_this<Layer> {
       };
       const std::size_t GH = std::size_t(cell->gates) * H;
       sweep.dweight_ih = gradient(0, {GH, I});
-      sweep.dweight_hh = gradient(1, {GH, H});
+      sweep.dweight_hh = gradient(1, {GH, P});
       sweep.dbias_ih = gradient(2, {GH});
       sweep.dbias_hh = gradient(3, {GH});
       sweep.dweight_ch = gradient(4, {std::size_t(cell->peepholes), H});
-      sweep.columns = weights.data() + d * cell->columns_bytes[int(dtype)](H);
+      sweep.dweight_hr = gradient(5, {P, H});
+      sweep.columns = weights.data() + d * columns_bytes;
     }
     run.spent = true;  // from here on the gates are overwritten
 
@@ -377,7 +397,7 @@ struct Layer : std::enable_shared_from_this<Layer> {
                       [&](std::size_t begin, std::size_t end) { cell->replay[type](sweep, begin, end); });
     {
       const py::gil_scoped_release release;
-      for (const Sweep& sweep : all) cell->pack_columns[type](sweep.weights, H, const_cast<void*>(sweep.columns));
+      for (const Sweep& sweep : all) cell->pack_columns[type](sweep.weights, H, P, const_cast<void*>(sweep.columns));
     }
     if (B)
       interruptible(shape.steps(), 1, step_flops(B), true,

@@ -25,15 +25,15 @@ class Stream {
       const Weights& w = *layers_.back();
       storage_ = w.storage_of(as);
       packed_.push_back(w.packed(storage_));
-      if (layers_.size() > 1 && (w.I != layers_[0]->H || w.H != layers_[0]->H || w.dtype != layers_[0]->dtype))
+      if (layers_.size() > 1 &&
+          (w.I != layers_[0]->P || w.H != layers_[0]->H || w.P != layers_[0]->P || w.dtype != layers_[0]->dtype))
         throw py::value_error("expected layers that follow each other");
     }
     const Weights& w = *layers_.at(0);
     for (int i = 0; i < w.cell->states; ++i)
-      state_.push_back(zeros({Py_ssize_t(layers_.size()), Py_ssize_t(batch), Py_ssize_t(w.H)}, w.dtype));
+      state_.push_back(zeros({Py_ssize_t(layers_.size()), Py_ssize_t(batch), Py_ssize_t(i ? w.H : w.P)}, w.dtype));
     std::iota(order_.begin(), order_.end(), 0);
-    const std::size_t bytes = batch * w.H * size_of(w.dtype);
-    y_.resize(bytes);
+    y_.resize(batch * w.P * size_of(w.dtype));
     for (std::size_t i = 0; i < layers_.size(); ++i) {
       const Weights& layer = *layers_[i];
       Sweep sweep{};
@@ -41,14 +41,15 @@ class Stream {
       sweep.B = batch;
       sweep.I = layer.I;
       sweep.H = layer.H;
+      sweep.P = layer.P;
       sweep.order = order_.data();
       sweep.lengths = lengths_.data();
       sweep.start = start_.data();
       sweep.noise = noise;
       sweep.weights = layer.pointers(packed_[i].data(), storage_);
-      sweep.y = {y_.data(), 0, std::ptrdiff_t(layer.H)};
+      sweep.y = {y_.data(), 0, std::ptrdiff_t(layer.P)};
       for (std::size_t j = 0; j < state_.size(); ++j) {
-        sweep.out[j] = static_cast<char*>(state_[j].mutable_data()) + i * bytes;
+        sweep.out[j] = state_[j].mutable_data(Py_ssize_t(i));
         sweep.state[j] = sweep.out[j];
       }
       sweeps_.push_back(sweep);
@@ -69,11 +70,11 @@ class Stream {
     else
       check_shape(x, {"x"}, {Py_ssize_t(batch_), Py_ssize_t(w.I)});
     check_contiguous(x, {"x"});
-    const std::size_t bytes = batch_ * w.H * size_of(w.dtype);
+    const std::size_t bytes = batch_ * w.P * size_of(w.dtype);
     py::object result = py::reinterpret_borrow<py::object>(args[1]);
     char* to;
     if (result.is_none()) {
-      std::vector<Py_ssize_t> shape{Py_ssize_t(batch_), Py_ssize_t(w.H)};
+      std::vector<Py_ssize_t> shape{Py_ssize_t(batch_), Py_ssize_t(w.P)};
       if (vector) shape.erase(shape.begin());
       py::array made(numpy_dtype(w.dtype), shape);
       to = static_cast<char*>(made.mutable_data());
@@ -82,9 +83,9 @@ class Stream {
       const Array out = array(args[1], {"out"}, keep);
       check_dtype(out, {"out"}, w.dtype);
       if (vector)
-        check_shape(out, {"out"}, {Py_ssize_t(w.H)});
+        check_shape(out, {"out"}, {Py_ssize_t(w.P)});
       else
-        check_shape(out, {"out"}, {Py_ssize_t(batch_), Py_ssize_t(w.H)});
+        check_shape(out, {"out"}, {Py_ssize_t(batch_), Py_ssize_t(w.P)});
       check_contiguous(out, {"out"});
       check_writeable(out, {"out"});
       check_no_overlap(out, {"out"}, x, {"x"});
@@ -107,7 +108,7 @@ class Stream {
     Sweep& sweep = sweeps_[i];
     const CellEntry& cell = *layers_[i]->cell;
     const int type = int(layers_[i]->dtype);
-    if (!cell.forward[type]) {
+    if (!cell.forward[type] || sweep.weights.weight_hr) {
       sweep.x = {const_cast<void*>(x), 0, std::ptrdiff_t(sweep.I)};
       cell.sweep[type](&sweep, 1, 0, 1);
       return sweep.out[0];
@@ -128,7 +129,7 @@ class Stream {
   }
   double work() const {
     double sum = 0;
-    for (const auto& w : layers_) sum += double(batch_) * double(w->H) * double(w->I + w->H) * w->cell->gates;
+    for (const auto& w : layers_) sum += double(batch_) * double(w->H) * double(w->I + w->P) * w->cell->gates;
     return sum;
   }
 

@@ -26,15 +26,24 @@ Weights::Weights(const std::string& kind, const py::dict& weights) : cell(&find_
 
   const Array& ih = *arrays[0];
   const Array& hh = *arrays[1];
-  if (hh.nd != 2 || hh.shape[1] < 1 || hh.shape[0] != cell->gates * hh.shape[1])
+  if (arrays[5]) {
+    const Array& hr = *arrays[5];
+    if (!cell->can_project) value_error({"weight_hr"}, kind + " has no projection");
+    if (hr.nd != 2 || hr.shape[0] < 1 || hr.shape[0] >= hr.shape[1])
+      value_error({"weight_hr"},
+                  "expected shape (proj_size, hidden_size), the first smaller, got " + shape_text(hr.nd, hr.shape));
+    check_shape(hh, {"weight_hh"}, {cell->gates * hr.shape[1], hr.shape[0]});
+  } else if (hh.nd != 2 || hh.shape[1] < 1 || hh.shape[0] != cell->gates * hh.shape[1]) {
     value_error({"weight_hh"}, "expected shape (" + std::to_string(cell->gates) + "*hidden_size, hidden_size), got " +
                                    shape_text(hh.nd, hh.shape));
-  const Py_ssize_t hidden = hh.shape[1], rows = hh.shape[0];
+  }
+  const Py_ssize_t rows = hh.shape[0], hidden = rows / cell->gates;
   if (ih.nd != 2)
     value_error({"weight_ih"},
                 "expected shape (" + std::to_string(rows) + ", input_size), got " + shape_text(ih.nd, ih.shape));
   I = std::size_t(ih.shape[1]);
   H = std::size_t(hidden);
+  P = std::size_t(hh.shape[1]);
   dtype = ih.dtype;
   check_shape(ih, {"weight_ih"}, {rows, ih.shape[1]});
   for (int i = 2; i < 4; ++i)

@@ -10,8 +10,9 @@
 
 namespace fusedstep::python {
 
-inline constexpr const char* kWeightNames[] = {"weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_ch"};
-inline constexpr int kWeights = 5;
+inline constexpr const char* kWeightNames[] = {"weight_ih", "weight_hh", "bias_ih",
+                                               "bias_hh",   "weight_ch", "weight_hr"};
+inline constexpr int kWeights = 6;
 
 const CellEntry& find_cell(const std::string& kind);
 
@@ -21,7 +22,7 @@ struct Weights {
   std::array<py::object, kWeights> objects;
   Keep keep;
   std::array<std::optional<Array>, kWeights> arrays;
-  std::size_t I, H;
+  std::size_t I, H, P;  // P: of h, less than H where weight_hr projects it
   Dtype dtype;
 
   Weights(const std::string& kind, const py::dict& weights);
@@ -30,13 +31,13 @@ struct Weights {
   Storage storage_of(const std::string& name) const;
   const void* data(int i) const { return arrays[i] ? arrays[i]->data : nullptr; }
   CellWeights pointers(const void* packed, Storage storage = Storage::same) const {
-    return {data(0), data(1), data(2), data(3), data(4), packed, storage};
+    return {data(0), data(1), data(2), data(3), data(4), data(5), packed, storage};
   }
   std::size_t packed_bytes(Storage storage = Storage::same) const {
-    return cell->packed_bytes[int(dtype)](I, H, storage);
+    return cell->packed_bytes[int(dtype)](I, H, P, storage);
   }
   void pack(void* to, Storage storage = Storage::same) const {
-    cell->pack[int(dtype)](pointers(nullptr, storage), I, H, to);
+    cell->pack[int(dtype)](pointers(nullptr, storage), I, H, P, to);
   }
   py::array packed(Storage storage = Storage::same) const;
   // Sets the flag itself: the arrays are the cell's own, and NumPy would refuse where they came out of a pickle.

@@ -20,6 +20,7 @@ template <class T>
 struct GRUBase {
   using Scalar = T;
   static constexpr int gates = 3, states = 1, peepholes = 0;
+  static constexpr bool can_project = false;  // h′ mixes h itself, unit by unit
   using InputGates = Gates<0, 0, 1, 2>;
 
   template <class V>

@@ -3,10 +3,11 @@
 //   i, f, g, o = preactivations = W_ih·x + W_hh·h + b            peephole: i += w_i·c   f += w_f·c   o += w_o·c′
 //   c′ = σ(f)·c + σ(i)·tanh(g)          h′ = σ(o)·tanh(c′)
 //   coupled: no i of its own, c′ = σ(f)·c + (1 − σ(f))·tanh(g)
+//   projected, of sequences: h′ = W_hr·m, m = σ(o)·tanh(c′)
 //
 // Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins 2000 (forget gate); Gers & Schmidhuber 2000 (peepholes, in
-// the order i f o, with o seeing c′); Greff et al. 2017 (coupled). The products and biases are done when these
-// functions are called.
+// the order i f o, with o seeing c′); Sak, Senior & Beaufays 2014 (projection); Greff et al. 2017 (coupled). The
+// products and biases are done when these functions are called.
 #pragma once
 
 #include <type_traits>
@@ -24,7 +25,8 @@ struct LSTMCell {
       coupled ? (has_peepholes ? "coupled_peephole_lstm" : "coupled_lstm") : (has_peepholes ? "peephole_lstm" : "lstm");
   static constexpr int F = coupled ? 0 : 1, C = F + 1, O = F + 2;  // where f, g and o are
   static constexpr int gates = O + 1, accumulators = gates, states = 2, peepholes = has_peepholes ? F + 2 : 0;
-  static constexpr int saved = gates;  // (i,) f, g, o after their nonlinearities
+  static constexpr int saved = gates;        // (i,) f, g, o after their nonlinearities
+  static constexpr bool can_project = true;  // h enters by its product with W_hh alone
   using InputGates = std::conditional_t<coupled, Gates<0, 0, 1, 2>, Gates<0, 0, 1, 2, 3>>;
   using StateGates = InputGates;
   using LateGates = NoGates;
@@ -42,8 +44,12 @@ struct LSTMCell {
     const V c = next_c(a, s);
     if constexpr (has_peepholes) a[O] = fma(w[F + 1], c, a[O]);
     a[O] = sigmoid(a[O]);
-    s[0] = a[O] * tanh(c);
+    s[0] = output(a, c);
     s[1] = c;
+  }
+  template <class V>
+  FN static V output(const V* a, V c) {
+    return a[O] * tanh(c);
   }
   // c′ of the gates and s = {h, c}.
   template <class V>

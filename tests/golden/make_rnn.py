@@ -20,7 +20,6 @@ import onnx  # noqa: E402
 import onnxruntime  # noqa: E402
 import torch  # noqa: E402
 from rnn import test_formats as formats  # noqa: E402
-from rnn.sequences import MODULES  # noqa: E402
 
 
 def torch_arrays(kind, form):
@@ -65,7 +64,7 @@ def keras_arrays(kind, form):
 def main():
     names = ("jax", "keras", "onnx", "onnxruntime", "torch")
     entries = {"versions": {name: np.array(importlib.import_module(name).__version__) for name in names}}
-    for kind in MODULES:
+    for kind in formats.GOLDEN_KINDS:
         if kind in ("lstm", "gru"):
             entries |= {f"torch/{kind}/{form}": torch_arrays(kind, form) for form in formats.FORMS}
         if kind != "peephole_lstm":

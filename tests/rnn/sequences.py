@@ -1,7 +1,8 @@
 """What the tests of sequences share: random cases, their results as flat dicts of arrays, and a mirror.
 
 The mirror runs a case as loops over the library's own cells, one call for each step: what the bits of a sequence are by
-definition. As a module, `python -m rnn.sequences` prints the digest of what its process computes, as JSON.
+definition. With a projection, which no cell has, the loops are over NumPy's steps. As a module, `python -m
+rnn.sequences` prints the digest of what its process computes, as JSON.
 """
 
 import contextlib
@@ -16,11 +17,21 @@ from typing import Any
 import fusedstep
 import numpy as np
 from fusedstep import rnn
-from fusedstep.rnn import CELLS
+from fusedstep.rnn import CELLS, Gradients
 
 from .cells import DTYPES, STATES, arrays_of, flat, structured
 
-# The modules by their cells' compiled names.
+
+def proj_size(H):
+    return 2 * H // 3
+
+
+def projected_lstm(inputs, H, *args, **options):
+    """An LSTM whose h is narrower than c, where c has more than one unit."""
+    return rnn.LSTM(inputs, H, *args, proj_size=proj_size(H), **options)
+
+
+# The modules by their cells' compiled names; those with a projection by a prefix to it.
 MODULES: dict[str, Callable[..., Any]] = {
     "lstm": rnn.LSTM,
     "peephole_lstm": partial(rnn.LSTM, peephole=True),
@@ -28,7 +39,20 @@ MODULES: dict[str, Callable[..., Any]] = {
     "coupled_peephole_lstm": partial(rnn.LSTM, peephole=True, coupled=True),
     "gru": rnn.GRU,
     "gru_reset_before": partial(rnn.GRU, reset_after=False),
+    "projected_lstm": projected_lstm,
+    "projected_peephole_lstm": partial(projected_lstm, peephole=True),
+    "projected_coupled_lstm": partial(projected_lstm, coupled=True),
 }
+
+
+def cell_kind(kind):
+    return kind.removeprefix("projected_")
+
+
+def width(kind, H):
+    """The width of h."""
+    return kind.startswith("projected_") * proj_size(H) or H
+
 
 # Shapes of arguments and results: time first, batch first, and one row alone. States have no time to put first.
 LAYOUTS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
@@ -61,9 +85,9 @@ class Case:
     num_layers: int
     bidirectional: bool
     x: Any  # (T, B, I)
-    states: tuple[Any, ...]  # (layers·directions, B, H) each
+    states: tuple[Any, ...]  # (layers·directions, B, H) each, of a projection the first (…, P)
     weights: dict[str, Any]
-    dy: Any  # (T, B, directions·H)
+    dy: Any  # (T, B, directions·H), or directions·P
     dstates: tuple[Any, ...]
     lengths: Any = None  # (B,)
     reset: Any = None  # (T, B)
@@ -74,6 +98,11 @@ class Case:
 
     @property
     def hidden_size(self):
+        return self.states[-1].shape[-1]
+
+    @property
+    def width(self):
+        """The width of h."""
         return self.states[0].shape[-1]
 
     def map(self, f):
@@ -176,24 +205,45 @@ def draw(
     def normal(*shape, scale=1.0):
         return (scale * rng.standard_normal(shape)).astype(dtype)
 
-    cell, directions = fusedstep._core.cells()[kind], 1 + bidirectional
+    cell, P, directions = fusedstep._core.cells()[cell_kind(kind)], width(kind, H), 1 + bidirectional
     rows, weights = cell["gates"] * H, {}
     for layer, direction in itertools.product(range(num_layers), range(directions)):
-        width, ending = directions * H if layer else inputs, suffix(layer, direction)
-        weights[f"weight_ih{ending}"] = normal(rows, width, scale=width**-0.5)
-        weights[f"weight_hh{ending}"] = normal(rows, H, scale=H**-0.5)
+        below, ending = directions * P if layer else inputs, suffix(layer, direction)
+        weights[f"weight_ih{ending}"] = normal(rows, below, scale=below**-0.5)
+        weights[f"weight_hh{ending}"] = normal(rows, P, scale=P**-0.5)
         if bias:
             weights |= {f"{name}{ending}": normal(rows) for name in ("bias_ih", "bias_hh")}
         if cell["peepholes"]:
             weights[f"weight_ch{ending}"] = normal(cell["peepholes"], H)
+        if P < H:
+            weights[f"weight_hr{ending}"] = normal(P, H, scale=2 * H**-0.5)
     states, dstates = (
-        tuple(normal(num_layers * directions, B, H) for _ in range(cell["states"])) for _ in ("states", "gradients")
+        tuple(normal(num_layers * directions, B, n) for n in (P, H)[: cell["states"]]) for _ in ("states", "gradients")
     )
     return Case(
-        kind, num_layers, bidirectional, normal(T, B, inputs), states, weights, normal(T, B, directions * H), dstates,
+        kind, num_layers, bidirectional, normal(T, B, inputs), states, weights, normal(T, B, directions * P), dstates,
         lengths=None if shortest is None else rng.integers(shortest, T + 1, B),
         reset=rng.random((T, B)) < 1 / 3 if reset else None,
     )  # fmt: skip
+
+
+def steps_of(kind):
+    """A kind's step, forward and backward, and its reference: of a projection all are NumPy's."""
+    row = CELLS[cell_kind(kind)]
+    if kind in CELLS:
+        return row.step, row.backward, row.reference
+
+    def step(x, state, *, weight_hr, tape=False, **weights):
+        m, c = row.reference(x, state, **weights)
+        out = m @ weight_hr.T, c
+        return (out, (x, state, weights, weight_hr, m)) if tape else out
+
+    def backward(tape, dh, dc):
+        x, state, weights, weight_hr, m = tape
+        g = row.backward_reference(x, state, weights, dh @ weight_hr, dc)
+        return Gradients(g.x, g.state, {**g.weights, "weight_hr": dh.T @ m})
+
+    return step, backward, step
 
 
 def row_steps(case, reverse):
@@ -212,7 +262,7 @@ def loop_forward(case, step):
     `step` is that of a row of CELLS, with a tape: (x, state, **weights) to (state, tape).
     """
     T, B, _ = case.x.shape
-    H, directions = case.hidden_size, case.directions
+    H, directions = case.width, case.directions
     y, states, taken = case.x, tuple(s.copy() for s in case.states), []
     for layer in range(case.num_layers):
         x, y = y, np.zeros((T, B, directions * H), case.x.dtype)
@@ -238,7 +288,8 @@ def loop_backward(case, taken):
     The gradient of h is dy plus what comes back from the step after; that of a layer's input is the sum over its
     directions. Weight gradients of the steps are added in float64.
     """
-    H, directions = case.hidden_size, case.directions
+    H, directions = case.width, case.directions
+    _, backward, _ = steps_of(case.kind)
     dy, dstates = case.dy, tuple(d.copy() for d in case.dstates)
     gradients = {name: np.zeros(w.shape) for name, w in case.weights.items()}
     sizes = {name: np.zeros(w.shape) for name, w in case.weights.items()}
@@ -251,7 +302,7 @@ def loop_backward(case, taken):
             for t, rows, tape in reversed(taken[layer * directions + direction]):
                 dh, *dc = (d[rows] for d in own)
                 dh = dh + dy[t, rows, direction * H : (direction + 1) * H]
-                step = CELLS[case.kind].backward(tape, dh, *dc)
+                step = backward(tape, dh, *dc)
                 parts[-1][t, rows] = step.x
                 for d, array in zip(own, arrays_of(step.state), strict=True):
                     if case.reset is not None:
@@ -266,21 +317,22 @@ def loop_backward(case, taken):
 
 def mirror(case):
     """(What a run of the case gives to the bit, its weight gradients in float64, the sizes of their terms)."""
-    y, states, taken = loop_forward(case, partial(CELLS[case.kind].step, tape=True))
+    step, _, _ = steps_of(case.kind)
+    y, states, taken = loop_forward(case, partial(step, tape=True))
     results, gradients, sizes = loop_backward(case, taken)
     return {**results, "y": y, **dict(zip(STATES, states, strict=False))}, gradients, sizes
 
 
 def reference(case):
     """y and the state after, by name, through the cells' NumPy references."""
-    row = CELLS[case.kind]
-    y, states, _ = loop_forward(case, lambda x, state, **weights: (row.reference(x, state, **weights), None))
+    *_, step = steps_of(case.kind)
+    y, states, _ = loop_forward(case, lambda x, state, **weights: (step(x, state, **weights), None))
     return {"y": y, **dict(zip(STATES, states, strict=False))}
 
 
 # Tails of every vector and tile, blocks of rows, sums over more than a block, one row, and work for two threads.
 DIGEST_CASES = {
-    "one": {"T": 1, "B": 1, "inputs": 1, "H": 1},
+    "one": {"T": 1, "B": 1, "inputs": 1, "H": 2},
     "row": {"T": 5, "B": 1, "inputs": 40, "H": 33, "num_layers": 2},
     "directions": {"T": 4, "B": 7, "inputs": 5, "H": 17, "num_layers": 2, "bidirectional": True, "shortest": 0},
     "reset": {"T": 6, "B": 3, "inputs": 17, "H": 16, "reset": True, "shortest": 1, "bias": False},

@@ -15,13 +15,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fusedstep.rnn import GRU, LSTM, _formats
+from fusedstep.rnn import CELLS, GRU, LSTM, _formats
 
 from .cells import DTYPES, STATES, arrays_of, error, same_bits, structured
-from .sequences import MODULES, draw
+from .sequences import MODULES, cell_kind, draw, width
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "rnn.npz"  # made by make_rnn.py beside it
 CLASSES = {kind: LSTM if "lstm" in kind else GRU for kind in MODULES}
+# torch says so where h is projected
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 T, B, INPUTS, H = 4, 2, 5, 3
 BOUND = {np.float32: 1e-5, np.float64: 1e-13}
 
@@ -32,10 +34,10 @@ FORMS = {
     "layers": {"num_layers": 2},
     "layers and directions": {"num_layers": 2, "bidirectional": True},
 }
-kinds = pytest.mark.parametrize("kind", MODULES)
+kinds = pytest.mark.parametrize("kind", CELLS)  # an ONNX or Keras LSTM has no projection
 GOLDEN_KINDS = ("lstm", "peephole_lstm", "gru", "gru_reset_before")
 golden_kinds = pytest.mark.parametrize("kind", GOLDEN_KINDS)
-kinds_of_torch = pytest.mark.parametrize("kind", ["lstm", "gru"])
+kinds_of_torch = pytest.mark.parametrize("kind", ["lstm", "projected_lstm", "gru"])
 forms = pytest.mark.parametrize("form", FORMS)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 
@@ -61,8 +63,10 @@ def assert_options(module, case, **options):
         "dropout": 0.0,
         "dtype": case.x.dtype,
     }
-    lstm = {name: name in case.kind for name in ("peephole", "coupled")}
-    kind = lstm if "lstm" in case.kind else {"reset_after": case.kind == "gru"}
+    kind = {"reset_after": case.kind == "gru"}
+    if "lstm" in case.kind:
+        kind = {name: name in case.kind for name in ("peephole", "coupled")}
+        kind["proj_size"] = case.width if case.width < case.hidden_size else 0
     for name, value in (expected | kind | options).items():
         assert getattr(module, name) == value, name
 
@@ -102,7 +106,8 @@ def import_torch():
 
 def torch_module(torch, kind, form, dtype=np.float32, **options):
     torch.manual_seed(0)
-    cls = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[kind]
+    cls = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[cell_kind(kind)]
+    options |= {"proj_size": width(kind, H)} if width(kind, H) < H else {}
     return cls(INPUTS, H, **FORMS[form], **options, dtype=torch.from_numpy(np.empty(0, dtype)).dtype)
 
 
@@ -121,7 +126,7 @@ def test_module_of_torch_computes_as_torch(torch, kind, form, dtype):
         assert error(a, b.numpy()) <= BOUND[dtype]
 
 
-@kinds_of_torch
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
 @forms
 def test_module_of_golden_torch_computes_as_torch(golden, kind, form):
     arrays = golden[f"torch/{kind}/{form}"]
@@ -156,6 +161,7 @@ def test_to_torch_copies():
     [
         ("peephole_lstm", ("peephole=False", "peephole=True")),
         ("coupled_lstm", ("coupled=False", "coupled=True")),
+        ("projected_peephole_lstm", ("peephole=False", "peephole=True")),
         ("gru_reset_before", ("reset_after=True", "=False")),
     ],
 )
@@ -193,9 +199,21 @@ def other(name, change):
 TORCH_REFUSED = {
     "no mapping": (lambda w: list(w.items()), TypeError, ("state_dict: expected a mapping", "got list")),
     "nothing": (lambda _: {}, ValueError, ("state_dict: expected the name 'weight_ih_l0'", "got []")),
-    "projection": (
+    "projection of one layer": (
         lambda w: w | {"weight_hr_l0": np.ones((2, H))}, ValueError,
-        ("state_dict: expected no projection", "not supported", "got 'weight_hr_l0'"),
+        ("state_dict: expected weight_ih, weight_hh, bias_ih, bias_hh, weight_hr of 2", "got no ['weight_hr_l1']"),
+    ),
+    "projection to as many": (
+        lambda w: w | {f"weight_hr_l{k}": np.ones((H, H), np.float32) for k in range(2)}, ValueError,
+        ("state_dict['weight_hr_l0']: expected shape (proj_size, hidden_size), the first smaller, got (3, 3)",),
+    ),
+    "projection that is flat": (
+        lambda w: w | {f"weight_hr_l{k}": np.ones(H, np.float32) for k in range(2)}, ValueError,
+        ("state_dict['weight_hr_l0']: expected shape (proj_size, hidden_size)", "got (3,)"),
+    ),
+    "projection that nothing reads": (
+        lambda w: w | {f"weight_hr_l{k}": np.ones((2, H), np.float32) for k in range(2)}, ValueError,
+        ("state_dict['weight_hr_l0']: expected shape (3, 3) for LSTM, got (2, 3)",),
     ),
     "missing": (
         lambda w: {n: a for n, a in w.items() if n != "bias_hh_l1"}, ValueError,
@@ -249,6 +267,12 @@ def test_state_dict_that_does_not_fit_is_refused(wrong):
     make, exception, parts = TORCH_REFUSED[wrong]
     with refused(exception, *parts):
         LSTM.from_torch(make(draw_form("lstm", "layers").weights))
+
+
+def test_projection_of_a_gru_is_refused():
+    weights = draw_form("gru", "layer").weights | {"weight_hr_l0": np.ones((2, H), np.float32)}
+    with refused(ValueError, "state_dict: expected", "and also ['weight_hr_l0']"):
+        GRU.from_torch(weights)
 
 
 def test_options_that_torch_does_not_hold_are_checked():
@@ -438,7 +462,7 @@ def test_file_is_read(onnx, tmp_path, path):
     assert_equal_weights(LSTM.from_onnx(path(tmp_path / "model.onnx")), case.weights)
 
 
-@kinds_of_torch
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
 @pytest.mark.parametrize("form", ["no bias", "layers", "layers and directions"])
 @pytest.mark.parametrize("batch_first", [False, True], ids=["time first", "batch first"])
 @pytest.mark.usefixtures("onnx")  # the exporter imports it
@@ -882,7 +906,7 @@ def import_safetensors():
     return safetensors
 
 
-@kinds
+@pytest.mark.parametrize("kind", MODULES)
 @forms
 @dtypes
 def test_saved_module_is_read(safetensors, tmp_path, kind, form, dtype):
@@ -893,7 +917,7 @@ def test_saved_module_is_read(safetensors, tmp_path, kind, form, dtype):
     assert_options(read, case, batch_first=True, dropout=0.1)
     assert_equal_weights(read, case.weights)
     assert repr(read.freeze()) == repr(module)
-    if kind in ("lstm", "gru"):
+    if kind in ("lstm", "projected_lstm", "gru"):
         arrays = safetensors.numpy.load_file(tmp_path / "module.safetensors")
         assert_equal_weights(CLASSES[kind].from_torch(arrays), case.weights)
 
@@ -949,7 +973,8 @@ METADATA_REFUSED = {
     "peephole": ("true", "expected False, got True"),
     "num_layers": ("2", "expected 1, got 2"),
     "dropout": ("much", "expected JSON, got 'much'"),
-    "proj_size": ("3", "expected an option of LSTM, got 3"),
+    "proj_size": ("3", "expected 0, got 3"),
+    "projection": ("3", "expected an option of LSTM, got 3"),
     "reset_after": ("true", "expected an option of LSTM, got True"),
 }
 

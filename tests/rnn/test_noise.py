@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fusedstep.rnn import CELLS, GRU, LSTM
+from fusedstep.rnn import GRU, LSTM
 from fusedstep.rnn.lstm_cells import sigmoid
 
 from .cells import DTYPES, STATES, arrays_of, assert_same_bits, error, structured
-from .sequences import MODULES, draw, thread_count
+from .sequences import MODULES, draw, steps_of, thread_count
 from .test_sequence_truth import finite_differences
 
 kinds = pytest.mark.parametrize("kind", MODULES)
@@ -70,23 +70,24 @@ def gru_step(x, h, seen, w, reset_after):
 def reference(case, seed, *, recurrent_dropout=0.0, zoneout=0.0, masks=True, origin=(0, 0)):
     """y and the states after, one direction, as the formulas read."""
     zoneout = zoneout if isinstance(zoneout, tuple) else (zoneout,) * 2
-    (T, B, _), H, y = case.x.shape, case.hidden_size, case.x
+    (T, B, _), H, W, y = case.x.shape, case.hidden_size, case.width, case.x
+    *_, step = steps_of(case.kind)
     rows, outs = origin[1] + np.arange(B), [s.copy() for s in case.states]
     for layer in range(case.num_layers):
-        w, x, y = case.cell_weights(layer, 0), y, np.empty((T, B, H))
-        state, mask = [s[layer] for s in case.states], np.ones((B, H))
+        w, x, y = case.cell_weights(layer, 0), y, np.empty((T, B, W))
+        state, mask = [s[layer] for s in case.states], np.ones((B, W))
         if masks:
-            dropped = drawn(recurrent_dropout, 0, EVERY_STEP, rows, H, layer, seed)
+            dropped = drawn(recurrent_dropout, 0, EVERY_STEP, rows, W, layer, seed)
             mask = np.where(dropped, 0, 1 / (1 - recurrent_dropout))
         for t in range(T):
             if case.reset is not None:
                 state = [np.where(case.reset[t][:, None], 0, s) for s in state]
             h, *c = state
-            if c:
-                new = CELLS[case.kind].reference(x[t], (h * mask, *c), **w)
-            else:
-                new = gru_step(x[t], h, h * mask, w, case.kind == "gru")
-            stays = [drawn(z, i, origin[0] + t, rows, H, layer, seed) if masks else z for i, z in enumerate(zoneout)]
+            new = step(x[t], (h * mask, *c), **w) if c else gru_step(x[t], h, h * mask, w, case.kind == "gru")
+            stays = [
+                drawn(z, i, origin[0] + t, rows, n, layer, seed) if masks else z
+                for i, (z, n) in enumerate(zip(zoneout, (W, H), strict=True))
+            ]
             state = [m * old + (1 - m) * s for m, old, s in zip(stays, state, new, strict=False)]
             y[t] = state[0]
         for out, s in zip(outs, state, strict=True):

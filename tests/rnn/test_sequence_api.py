@@ -16,7 +16,7 @@ import pytest
 from fusedstep.rnn import GRU, LSTM
 
 from .cells import STATES, arrays_of, assert_same_bits, flat, same_bits
-from .sequences import MODULES, draw
+from .sequences import MODULES, cell_kind, draw, width
 from .test_api import DEEP_COPIES
 
 kinds = pytest.mark.parametrize("kind", MODULES)
@@ -40,7 +40,7 @@ def all_arrays(case):
 @pytest.mark.parametrize("layout", ["time first", "batch first", "unbatched"])
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["one direction", "directions"])
 def test_results_have_the_forms_of_arguments(kind, layout, bidirectional):
-    directions = 1 + bidirectional
+    directions, W = 1 + bidirectional, width(kind, H)
     module = MODULES[kind](
         INPUTS, H, 3, bidirectional=bidirectional, batch_first=layout == "batch first", dtype=np.float64, rng=0
     )
@@ -50,12 +50,12 @@ def test_results_have_the_forms_of_arguments(kind, layout, bidirectional):
     g = module.backward(tape, np.ones_like(y))
     for out, of_state in (module(x), (y, state), (y, g.state)):
         assert type(out) is np.ndarray
-        assert (out.shape, out.dtype) == ((*outer, directions * H), np.float64)
+        assert (out.shape, out.dtype) == ((*outer, directions * W), np.float64)
         assert isinstance(of_state, tuple) == ("lstm" in kind)
         assert len(arrays_of(of_state)) == 1 + ("lstm" in kind)
-        for array in arrays_of(of_state):
+        for array, n in zip(arrays_of(of_state), (W, H), strict=False):
             assert type(array) is np.ndarray
-            assert (array.shape, array.dtype) == ((3 * directions, *rows, H), np.float64)
+            assert (array.shape, array.dtype) == ((3 * directions, *rows, n), np.float64)
     assert (g.x.shape, g.x.dtype) == (x.shape, np.float64)
     assert list(g.weights) == list(module.weights)
     for name, gradient in g.weights.items():
@@ -150,15 +150,17 @@ def test_results_are_new_arrays(case):
 
 
 def expected_shapes(kind, num_layers, directions, bias=True):
-    gates, shapes = fusedstep._core.cells()[kind]["gates"], {}
+    gates, W, shapes = fusedstep._core.cells()[cell_kind(kind)]["gates"], width(kind, H), {}
     for layer in range(num_layers):
-        width = directions * H if layer else INPUTS
+        below = directions * W if layer else INPUTS
         for ending in (f"_l{layer}", f"_l{layer}_reverse")[:directions]:
-            shapes |= {f"weight_ih{ending}": (gates * H, width), f"weight_hh{ending}": (gates * H, H)}
+            shapes |= {f"weight_ih{ending}": (gates * H, below), f"weight_hh{ending}": (gates * H, W)}
             if bias:
                 shapes |= {f"bias_ih{ending}": (gates * H,), f"bias_hh{ending}": (gates * H,)}
             if "peephole" in kind:
                 shapes[f"weight_ch{ending}"] = (gates - 1, H)
+            if W < H:
+                shapes[f"weight_hr{ending}"] = (W, H)
     return shapes
 
 
@@ -177,13 +179,15 @@ def test_weights_have_names_order_shapes_and_spread(kind, bias, bidirectional):
         assert 0.9 * H**-0.5 < np.abs(array).max() <= H**-0.5
 
 
-@pytest.mark.parametrize("kind", ["lstm", "gru"])
+@pytest.mark.parametrize("kind", ["lstm", "projected_lstm", "gru"])
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["one direction", "directions"])
 @pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
 def test_state_dict_of_torch_is_loaded(kind, bidirectional, bias):
     torch = pytest.importorskip("torch", reason="torch is not installed: no state_dict to load")
     options = {"bidirectional": bidirectional, "bias": bias}
-    theirs = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[kind](INPUTS, H, 2, **options)
+    classes = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
+    projection = {"proj_size": width(kind, H)} if width(kind, H) < H else {}
+    theirs = classes[cell_kind(kind)](INPUTS, H, 2, **options, **projection)
     module = MODULES[kind](INPUTS, H, 2, **options)
     assert list(module.weights) == list(theirs.state_dict())
     module.load(theirs.state_dict())
@@ -226,7 +230,7 @@ def test_weights_cannot_be_replaced_but_changed_in_place():
 OPTIONS = {"bias": False, "batch_first": True, "dropout": 0.25, "bidirectional": True}
 
 
-@pytest.mark.parametrize(("cls", "own"), [(LSTM, {"peephole": True}), (GRU, {"reset_after": False})])
+@pytest.mark.parametrize(("cls", "own"), [(LSTM, {"peephole": True, "proj_size": 2}), (GRU, {"reset_after": False})])
 def test_options_are_attributes_and_in_the_repr(cls, own):
     module = cls(np.int64(3), np.int32(4), 2, **OPTIONS, **own, dtype="float64")
     sizes = {"input_size": 3, "hidden_size": 4, "num_layers": 2}
@@ -241,7 +245,7 @@ def test_options_are_attributes_and_in_the_repr(cls, own):
     assert "frozen" in repr(module.freeze())
     default = cls(3, 4)
     for name, value in (OPTIONS | own).items():
-        assert getattr(default, name) == (0.0 if name == "dropout" else not value)
+        assert getattr(default, name) == (0 if name in ("dropout", "proj_size") else not value)
     assert (default.num_layers, default.dtype, default.frozen) == (1, np.float32, False)
 
 
@@ -318,7 +322,7 @@ def test_tapes_are_independent_of_each_other_and_of_their_order(case):
         *_, tape = module.forward(other.x)
         tapes.append(tape)
     rng = np.random.default_rng(0)
-    dys = [rng.standard_normal((T + i, B, 2 * H)).astype(np.float32) for i in range(3)]
+    dys = [rng.standard_normal((T + i, B, 2 * case.width)).astype(np.float32) for i in range(3)]
     results = {i: flat(module.backward(tapes[i], dys[i])) for i in (1, 0, 2)}
     for i, other in enumerate(others):
         *_, tape = module.forward(other.x)
@@ -335,7 +339,7 @@ def test_tape_bytes_are_those_that_a_tape_holds(kind, tape, dropout):
     *_, held = module.forward(x, tape=tape)
     assert held.nbytes == module.tape_bytes(steps, rows, tape)
     values = steps * rows * 2 * 64 * 4  # of one layer's h
-    cell = fusedstep._core.cells()[kind]
+    cell = fusedstep._core.cells()[cell_kind(kind)]
     assert module.tape_bytes(steps, rows, tape) >= values * (2 * cell["saved"] if tape == "full" else 1)
 
 
@@ -394,11 +398,11 @@ def test_stream_has_the_module_s_state(case):
     case = one_direction(case)
     stream = case.module().stream(batch=B)
     assert isinstance(stream.state, tuple) == ("lstm" in case.kind)
-    for array in arrays_of(stream.state):
-        assert array.shape == (2, B, H)
+    for array, n in zip(arrays_of(stream.state), (case.width, H), strict=False):
+        assert array.shape == (2, B, n)
         assert not array.any()
     h = stream.step(case.x[0])
-    assert h.shape == (B, H)
+    assert h.shape == (B, case.width)
     assert not any(np.shares_memory(h, s) for s in arrays_of(stream.state))
     before = [s.copy() for s in arrays_of(stream.state)]
     stream.reset([1, 3])
@@ -412,7 +416,7 @@ def test_stream_has_the_module_s_state(case):
 def test_stream_writes_out_and_returns_it(case):
     case = one_direction(case)
     stream, twin = (case.module().stream(batch=B) for _ in range(2))
-    out = np.full((B, H), np.nan, np.float32)
+    out = np.full((B, case.width), np.nan, np.float32)
     assert stream.step(case.x[0], out=out) is out
     assert same_bits(out, twin.step(case.x[0]))
 
@@ -422,7 +426,7 @@ def test_stream_of_one_row_takes_vectors(case):
     stream, twin = (case.module().stream() for _ in range(2))
     for x in case.x[:, :1]:
         h = stream.step(x[0])
-        assert h.shape == (H,)
+        assert h.shape == (case.width,)
         assert same_bits(h, twin.step(x)[0])
 
 
@@ -552,7 +556,7 @@ def rounded_module(module):
     """A copy whose weight matrices are rounded; biases and peepholes are kept in full."""
     copied = copy.deepcopy(module)
     for name, array in copied.weights.items():
-        if name.startswith(("weight_ih", "weight_hh")):
+        if name.startswith(("weight_ih", "weight_hh", "weight_hr")):
             array[...] = rounded(array)
     return copied
 

@@ -7,11 +7,11 @@ from functools import partial
 import fusedstep
 import numpy as np
 import pytest
-from fusedstep.rnn import GRU, LSTM
+from fusedstep.rnn import CELLS, GRU, LSTM
 
 from .cells import DTYPES, arrays_of, assert_same_bits, flat, structured
 from .cells import draw as draw_step
-from .sequences import MODULES, draw
+from .sequences import MODULES, cell_kind, draw
 
 kinds = pytest.mark.parametrize("kind", MODULES)
 classes = pytest.mark.parametrize("cls", [LSTM, GRU])
@@ -43,6 +43,13 @@ class Arguments:
         self.module = self.case.module()
         self.states = ("h", "c")[: len(self.case.states)]
         self.out = {name: np.full_like(w, 7) for name, w in self.case.weights.items()}
+        self.width = self.case.width  # of h
+
+    def shape(self, name):
+        """The shape of x, h, c, dy, dh or dc."""
+        if name in ("x", "dy"):
+            return getattr(self.case, name).shape
+        return self.case.states[self.states.index(name.removeprefix("d"))].shape
 
     def arrays(self):
         case = self.case
@@ -89,15 +96,6 @@ def arguments(request):
 
 # ---- forward and backward: arrays. Each row is what takes the place of an array of this shape.
 
-SHAPES = {
-    "x": (T, B, INPUTS),
-    "h": (L, B, H),
-    "c": (L, B, H),
-    "dy": (T, B, H),
-    "dh": (L, B, H),
-    "dc": (L, B, H),
-}
-
 WRONG = {
     "one dimension": (lambda *s: float32(s[-1]), ValueError, "expected shape ("),
     "no dimension": (lambda *_: float32(), ValueError, "expected shape ("),
@@ -123,7 +121,12 @@ WRONG = {
 
 
 # Of each form of state one kind: those that share a form share its checks.
-ARRAYS = [(kind, name) for kind in ("lstm", "gru") for name in SHAPES if kind == "lstm" or name not in ("c", "dc")]
+ARRAYS = [
+    (kind, name)
+    for kind in ("lstm", "projected_lstm", "gru")
+    for name in ("x", "h", "c", "dy", "dh", "dc")
+    if kind != "gru" or name not in ("c", "dc")
+]
 
 
 @pytest.mark.parametrize("wrong", WRONG)
@@ -132,7 +135,7 @@ def test_array_that_does_not_fit_is_refused(kind, name, wrong):
     arguments = Arguments(kind)
     make, error, message = WRONG[wrong]
     refuse = arguments.refuse_backward if name.startswith("d") else arguments.refuse_forward
-    refuse(error, f"{name}: {message}", "got", **{name: make(*SHAPES[name])})
+    refuse(error, f"{name}: {message}", "got", **{name: make(*arguments.shape(name))})
 
 
 @pytest.mark.parametrize(
@@ -153,8 +156,21 @@ def test_array_that_does_not_fit_is_refused(kind, name, wrong):
 )
 def test_array_of_another_call_is_refused(arguments, name, shape):
     refuse = arguments.refuse_backward if name.startswith("d") else arguments.refuse_forward
-    parts = f"{name}: expected shape {SHAPES[name]}", f"got {shape}"
+    parts = f"{name}: expected shape {arguments.shape(name)}", f"got {shape}"
     refuse(ValueError, *parts, **{name: float32(*shape)})
+
+
+@pytest.mark.parametrize("kind", sorted(MODULES.keys() - CELLS.keys()))
+def test_width_of_the_other_state_is_refused(kind):
+    """Of a projection h is P wide, and c as wide as the units."""
+    arguments = Arguments(kind)
+    P = arguments.width
+    assert P < H
+    for refuse, prefix in ((arguments.refuse_forward, ""), (arguments.refuse_backward, "d")):
+        for name, right, wrong in (("h", P, H), ("c", H, P)):
+            parts = f"{prefix}{name}: expected shape {(L, B, right)}", f"got {(L, B, wrong)}"
+            refuse(ValueError, *parts, **{prefix + name: float32(L, B, wrong)})
+    arguments.refuse_backward(ValueError, f"dy: expected shape {(T, B, P)}", f"got {(T, B, H)}", dy=float32(T, B, H))
 
 
 def test_no_input_is_refused(arguments):
@@ -166,16 +182,16 @@ def test_unbatched_and_batched_do_not_mix(kind):
     case = draw(kind, T, 1, INPUTS, H, num_layers=L)
     (x, state, _), _, (dy, dstate) = case.arguments()
     (row, row_state, _), _, _ = case.arguments("unbatched")
-    module = case.module()
+    module, W = case.module(), case.width
     for call in (module, module.forward):
-        with refused(ValueError, f"h: expected shape ({L}, {H})", f"got ({L}, 1, {H})"):
+        with refused(ValueError, f"h: expected shape ({L}, {W})", f"got ({L}, 1, {W})"):
             call(row, state)
-        with refused(ValueError, f"h: expected shape ({L}, 1, {H})", f"got ({L}, {H})"):
+        with refused(ValueError, f"h: expected shape ({L}, 1, {W})", f"got ({L}, {W})"):
             call(x, row_state)
     *_, tape = module.forward(row, row_state)
-    with refused(ValueError, f"dy: expected shape ({T}, {H})", f"got ({T}, 1, {H})"):
+    with refused(ValueError, f"dy: expected shape ({T}, {W})", f"got ({T}, 1, {W})"):
         module.backward(tape, dy)
-    with refused(ValueError, f"dh: expected shape ({L}, {H})", f"got ({L}, 1, {H})"):
+    with refused(ValueError, f"dh: expected shape ({L}, {W})", f"got ({L}, 1, {W})"):
         module.backward(tape, dy[:, 0], dstate)
 
 
@@ -183,7 +199,7 @@ def test_unbatched_and_batched_do_not_mix(kind):
 def test_batch_first_is_not_guessed(kind):
     case = draw(kind, T, B, INPUTS, H)
     module = case.module(batch_first=True)
-    with refused(ValueError, f"h: expected shape (1, {T}, {H})", f"got (1, {B}, {H})"):
+    with refused(ValueError, f"h: expected shape (1, {T}, {case.width})", f"got (1, {B}, {case.width})"):
         module(case.x, structured(case.states))
     with refused(ValueError, f"lengths: expected shape ({T},)", f"got ({B},)"):
         module(case.x, None, np.full(B, B))
@@ -292,7 +308,7 @@ def test_what_is_no_tape_is_refused(arguments, tape):
 
 
 def test_tape_of_a_cell_is_refused(arguments):
-    cell = draw_step(arguments.case.kind, B, INPUTS, H).cell()
+    cell = draw_step(cell_kind(arguments.case.kind), B, INPUTS, H).cell()
     _, tape = cell(float32(B, INPUTS), tape=True)
     arguments.refuse_backward(TypeError, "tape: expected", tape=tape)
 
@@ -437,13 +453,17 @@ def test_flag_that_is_none_is_refused(cls, name, flag):
 def test_options_are_keywords_that_exist(cls):
     with pytest.raises(TypeError):
         cls(3, 4, 2, False)
-    with pytest.raises(TypeError, match="proj_size"):
-        cls(3, 4, proj_size=2)
     with pytest.raises(TypeError):
         cls(3)
-    other = {LSTM: "reset_after", GRU: "peephole"}[cls]
-    with pytest.raises(TypeError, match=other):
-        cls(3, 4, **{other: True})
+    for other in {LSTM: ["reset_after"], GRU: ["peephole", "proj_size"]}[cls]:
+        with pytest.raises(TypeError, match=other):
+            cls(3, 4, **{other: 1})
+
+
+@pytest.mark.parametrize("size", [-1, 4, 5, 2.0, True, None, "2", np.array([2])], ids=repr)
+def test_projection_that_is_no_integer_below_the_units_is_refused(size):
+    with refused(ValueError, "proj_size must be an integer from 0 on and smaller than hidden_size=4", f"got {size!r}"):
+        LSTM(3, 4, proj_size=size)
 
 
 # ---- weights
@@ -507,6 +527,7 @@ def test_stream_of_two_directions_is_refused(kind):
         MODULES[kind](INPUTS, H, bidirectional=True, rng=0).stream()
 
 
+# What takes the place of an argument, of `out` by the width of h.
 STEPS = {
     "width": ({"x": float32(B, INPUTS + 1)}, ValueError, "x: expected shape"),
     "rows": ({"x": float32(B + 1, INPUTS)}, ValueError, "x: expected shape"),
@@ -516,12 +537,12 @@ STEPS = {
     "list": ({"x": [[0.0] * INPUTS] * B}, TypeError, "x: expected"),
     "none": ({"x": None}, TypeError, "x: expected"),
     "columns apart": ({"x": float32(B, 2 * INPUTS)[:, ::2]}, ValueError, "x: expected"),
-    "out of other width": ({"out": float32(B, H + 1)}, ValueError, "out: expected shape"),
-    "out of no batch": ({"out": float32(H)}, ValueError, "out: expected shape"),
-    "out of float64": ({"out": np.zeros((B, H))}, TypeError, "out: expected"),
-    "out apart": ({"out": float32(B, 2 * H)[:, :H]}, ValueError, "out: expected a C-contiguous"),
-    "read-only out": ({"out": read_only(float32(B, H))}, ValueError, "out: expected a writeable"),
-    "list for out": ({"out": [[0.0] * H] * B}, TypeError, "out: expected"),
+    "out of other width": ({"out": lambda W: float32(B, W + 1)}, ValueError, "out: expected shape"),
+    "out of no batch": ({"out": float32}, ValueError, "out: expected shape"),
+    "out of float64": ({"out": lambda W: np.zeros((B, W))}, TypeError, "out: expected"),
+    "out apart": ({"out": lambda W: float32(B, 2 * W)[:, :W]}, ValueError, "out: expected a C-contiguous"),
+    "read-only out": ({"out": lambda W: read_only(float32(B, W))}, ValueError, "out: expected a writeable"),
+    "list for out": ({"out": lambda W: [[0.0] * W] * B}, TypeError, "out: expected"),
 }
 
 
@@ -530,7 +551,8 @@ def test_wrong_step_of_a_stream_is_refused_and_the_state_stays(arguments, wrong)
     replaced, error, message = STEPS[wrong]
     stream = arguments.module.stream(batch=B)
     stream.step(arguments.case.x[0])
-    values = {"x": arguments.case.x[0], "out": float32(B, H)} | replaced
+    replaced = {name: value(arguments.width) if callable(value) else value for name, value in replaced.items()}
+    values = {"x": arguments.case.x[0], "out": float32(B, arguments.width)} | replaced
     arrays = [array for array in values.values() if isinstance(array, np.ndarray)]
     with refused(error, message, unchanged=[*arrays, *arrays_of(stream.state)]):
         stream.step(**values)
@@ -539,11 +561,11 @@ def test_wrong_step_of_a_stream_is_refused_and_the_state_stays(arguments, wrong)
 def test_out_of_a_stream_that_overlaps_is_refused(arguments):
     stream, case = arguments.module.stream(batch=B), arguments.case
     stream.step(case.x[0])
-    room = float32(B * H)
+    room = float32(B * case.width)
     overlap = "out: expected memory of its own", "overlap with"
     unchanged = [*arrays_of(stream.state), room]
     with refused(ValueError, *overlap, unchanged=unchanged):
-        stream.step(room[: B * INPUTS].reshape(B, INPUTS), out=room.reshape(B, H))
+        stream.step(room[: B * INPUTS].reshape(B, INPUTS), out=room.reshape(B, case.width))
     with refused(ValueError, *overlap, unchanged=unchanged):
         stream.step(case.x[0], out=arrays_of(stream.state)[0][0])
 

@@ -6,23 +6,24 @@ from dataclasses import replace
 import fusedstep
 import numpy as np
 import pytest
+from fusedstep.rnn import CELLS
 from hypothesis import given
 from hypothesis import strategies as st
 
 from .cells import DTYPES, STATES, arrays_of, assert_same_bits, structured
 from .digests import assert_same_under
-from .sequences import DIGEST_CASES, MODULES, digest, draw, mirror, thread_count
+from .sequences import DIGEST_CASES, MODULES, cell_kind, digest, draw, mirror, thread_count
 
 kinds = pytest.mark.parametrize("kind", MODULES)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 
 
 @st.composite
-def cases(draw_from, max_layers=3, bidirectional=None, shortest=True, max_steps=6):
+def cases(draw_from, kinds=tuple(MODULES), max_layers=3, bidirectional=None, shortest=True, max_steps=6):
     """A random case of any module: few rows or more than a block of them, widths that fill no vector."""
     bidirectional = draw_from(st.booleans()) if bidirectional is None else bidirectional
     return draw(
-        draw_from(st.sampled_from(sorted(MODULES))),
+        draw_from(st.sampled_from(sorted(kinds))),
         draw_from(st.integers(1, max_steps)),
         draw_from(st.one_of(st.integers(1, 5), st.sampled_from([17, 70, 130]))),
         draw_from(st.integers(1, 40)),
@@ -62,12 +63,12 @@ def check_mirror(case):
     assert_same_bits(case.infer(), states)
 
 
-@given(case=cases())
+@given(case=cases(CELLS))
 def test_sequence_equals_loop_over_cells(case):
     check_mirror(case)
 
 
-@kinds
+@pytest.mark.parametrize("kind", CELLS)
 @large
 def test_large_sequence_equals_loop_over_cells(kind, name):
     check_mirror(draw(kind, **LARGE[name]))
@@ -173,6 +174,58 @@ def test_rows_alone_equal_rows_in_batch(case, data):
     assert_same_bits({name: part[name] for name in names}, {name: whole[name][:, index] for name in names})
 
 
+@kinds
+@pytest.mark.parametrize("name", ["batch", "wide", "long"])
+def test_rows_of_large_sequences_equal_rows_alone(kind, name):
+    case, index = draw(kind, **LARGE[name]), [0, 5]
+    whole, part = case.run(), case.rows(index).run()
+    names = whole.keys() - case.weights.keys()
+    assert_same_bits({name: part[name] for name in names}, {name: whole[name][:, index] for name in names})
+
+
+@given(case=cases(sorted(MODULES.keys() - CELLS.keys())), tape=st.sampled_from(["full", "lean"]))
+def test_projection_that_selects_units_equals_none(case, tape):
+    """Its h are the first units of an LSTM whose other units nothing reads; zeros may differ in their signs."""
+    H, P, directions = case.hidden_size, case.width, case.directions
+
+    def widen(array, axis=-1, parts=1):
+        """Zeros after each of the parts of an axis, which are P wide, up to H."""
+        before = [(0, 0)] * array.ndim
+        before[axis] = (0, H - P)
+        return np.concatenate([np.pad(part, before) for part in np.split(array, parts, axis)], axis)
+
+    def widened(weights):
+        return {
+            name: widen(w, parts=directions if name.startswith("weight_ih") else 1)
+            if name.startswith("weight_hh") or (name.startswith("weight_ih") and "_l0" not in name)
+            else w
+            for name, w in weights.items()
+            if not name.startswith("weight_hr")
+        }
+
+    for name, w in case.weights.items():
+        if name.startswith("weight_hr"):
+            w[...] = np.eye(P, H)
+    plain = replace(
+        case,
+        kind=cell_kind(case.kind),
+        states=(widen(case.states[0]), case.states[1]),
+        weights=widened(case.weights),
+        dy=widen(case.dy, parts=directions),
+        dstates=(widen(case.dstates[0]), case.dstates[1]),
+    )
+    desired, actual = plain.run(), case.run(tape=tape)
+    first = np.concatenate([np.arange(P) + d * H for d in range(directions)])
+    np.testing.assert_array_equal(actual["y"], desired["y"][..., first])
+    for name in ("h", "dh"):
+        np.testing.assert_array_equal(actual[name], desired[name][..., :P])
+    for name in ("c", "dc", "dx"):
+        np.testing.assert_array_equal(actual[name], desired[name])
+    for name, gradient in widened({name: actual[name] for name in case.weights}).items():
+        kept = widened({name: np.ones_like(case.weights[name])})[name]
+        np.testing.assert_array_equal(gradient, desired[name] * kept, err_msg=name)
+
+
 @given(case=cases(shortest=False), row=st.integers(0, 4))
 def test_unbatched_equals_batch_of_one(case, row):
     part = case.rows([row % case.x.shape[1]])
@@ -205,7 +258,7 @@ def test_stream_equals_sequence(case, threads, frozen):
     if frozen:
         module.freeze()
     stream = module.stream(batch=B, threads=threads)
-    out = np.empty_like(case.x, shape=(T, B, case.hidden_size))
+    out = np.empty_like(case.x, shape=(T, B, case.width))
     for t in range(T):
         if case.reset is not None:
             stream.reset(np.flatnonzero(case.reset[t]))

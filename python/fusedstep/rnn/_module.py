@@ -142,10 +142,19 @@ class Module(Formats):
         zoneout: Any,
         dtype: DTypeLike,
         rng: Any,
+        proj_size: Any = 0,
     ) -> None:
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
             if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
                 raise ValueError(f"{name} must be an integer from 1 on, got {size!r}")
+        if (
+            isinstance(proj_size, bool)
+            or not isinstance(proj_size, int | np.integer)
+            or not 0 <= proj_size < hidden_size
+        ):
+            raise ValueError(
+                f"proj_size must be an integer from 0 on and smaller than hidden_size={hidden_size}, got {proj_size!r}"
+            )
         for name, flag in (("bias", bias), ("batch_first", batch_first), ("bidirectional", bidirectional)):
             if not isinstance(flag, bool | np.bool_):
                 raise TypeError(f"{name} must be True or False, got {flag!r}")
@@ -162,6 +171,7 @@ class Module(Formats):
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise TypeError(f"dtype must be float32 or float64, got {np.dtype(dtype)}")
         self.input_size, self.hidden_size, self.num_layers = int(input_size), int(hidden_size), int(num_layers)
+        self._width = int(proj_size) or self.hidden_size  # of h
         self.bias, self.batch_first, self.bidirectional = bool(bias), bool(batch_first), bool(bidirectional)
         self.dtype = np.dtype(dtype)
         self._kind = kind
@@ -179,21 +189,23 @@ class Module(Formats):
         """For each direction: the compiled cell's names of a layer's weights, and the module's."""
         names = ["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * self.bias
         names += ["weight_ch"] * (_core.cells()[self._kind]["peepholes"] > 0)
+        names += ["weight_hr"] * (self._width < self.hidden_size)
         for suffix in ("", "_reverse")[: self._directions]:
             yield {name: f"{name}_l{layer}{suffix}" for name in names}
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        cell, H = _core.cells()[self._kind], self.hidden_size
+        cell, H, P = _core.cells()[self._kind], self.hidden_size, self._width
         shapes: dict[str, tuple[int, ...]] = {}
         for layer in range(self.num_layers):
-            width = self.input_size if layer == 0 else self._directions * H
+            width = self.input_size if layer == 0 else self._directions * P
             rows = cell["gates"] * H
             by_name = {
                 "weight_ih": (rows, width),
-                "weight_hh": (rows, H),
+                "weight_hh": (rows, P),
                 "bias_ih": (rows,),
                 "bias_hh": (rows,),
                 "weight_ch": (cell["peepholes"], H),
+                "weight_hr": (P, H),
             }
             for names in self._layer_names(layer):
                 shapes |= {ours: by_name[name] for name, ours in names.items()}
@@ -316,7 +328,7 @@ class Module(Formats):
             module's dtype. Steps and rows may lie apart, as in ``x[:, ::2]``.
         state : array_like or tuple of array_like, optional
             h, or (h, c) for an LSTM, each (num_layers * directions, batch, hidden_size), without the batch where `x`
-            has none; zeros where None.
+            has none; zeros where None. With a projection h is proj_size wide.
         lengths : array_like of int, optional
             (batch,): the steps of each row, from 0 to time, in any order. The output past them is 0, the final state is
             each row's own, and the reverse direction starts at each row's own end. Only what they count is computed.
@@ -326,7 +338,7 @@ class Module(Formats):
         Returns
         -------
         y : ndarray
-            h of the last layer at every step, in the layout of `x`, directions * hidden_size wide, forward first.
+            h of the last layer at every step, in the layout of `x`, directions times the width of h, forward first.
         state : ndarray or tuple of ndarray
             The state after the last step, in the form of `state`.
 
@@ -407,15 +419,15 @@ class Module(Formats):
             lengths = self._lengths(lengths, form)
         if reset is not None:
             reset = self._reset(reset, form)
-        D, H, total = self._directions, self.hidden_size, self.num_layers * self._directions
-        new = [np.empty((total, form.B, H), self.dtype) for _ in self._states]
+        D, P, total = self._directions, self._width, self.num_layers * self._directions
+        new = [np.empty((total, form.B, width), self.dtype) for width in self._state_widths()]
         dropped = masks.dropout
         runs: list[_core.Run] = []
         between: list[Array] = []
         inward = form.inward(x)
         for i, layer in enumerate(self._layers):
             last = i + 1 == self.num_layers
-            shape = form.shape(D * H) if last else (form.T, form.B, D * H)
+            shape = form.shape(D * P) if last else (form.T, form.B, D * P)
             y = np.empty(shape, self.dtype) if lengths is None else np.zeros(shape, self.dtype)
             outward = form.inward(y) if last else y
             own = slice(i * D, (i + 1) * D)
@@ -436,9 +448,7 @@ class Module(Formats):
             if run is not None:
                 runs.append(run)
                 between += [] if last else [outward, inward] if dropped else [outward]
-        shape = form.state_shape(total, H)
-        result = self._form_state([s.reshape(shape) for s in new])
-        return y, result, SequenceTape(self, {"x": x, "y": y}, runs, between, masks, form)
+        return y, self._form_state(new, form), SequenceTape(self, {"x": x, "y": y}, runs, between, masks, form)
 
     # ---- backward
 
@@ -482,11 +492,11 @@ class Module(Formats):
             raise ValueError(f"tape: expected one of this module's, got one of {tape._module!r}")
         if tape.spent:
             raise ValueError("tape: expected one that no backward call has used, got one that is spent")
-        form, D, H = tape._form, self._directions, self.hidden_size
+        form, D, P = tape._form, self._directions, self._width
         if dy is not None:
             dy = self._array(dy, "dy")
-            if dy.shape != form.shape(D * H):
-                raise ValueError(f"dy: expected shape {form.shape(D * H)}, got {dy.shape}")
+            if dy.shape != form.shape(D * P):
+                raise ValueError(f"dy: expected shape {form.shape(D * P)}, got {dy.shape}")
             dy = form.inward(dy)
         states = [np.array(s) for s in self._state(dstate, form, "dstate", "d")]
         read = dict(tape._ends) if dy is None else {**tape._ends, "dy": dy}
@@ -494,7 +504,7 @@ class Module(Formats):
         masks = tape._masks
         dropped = masks.dropout
         for i in reversed(range(self.num_layers)):
-            shape = form.shape(self.input_size) if i == 0 else (form.T, form.B, D * H)
+            shape = form.shape(self.input_size) if i == 0 else (form.T, form.B, D * P)
             dx = (np.empty if tape._runs[i].whole else np.zeros)(shape, self.dtype)
             inward = form.inward(dx) if i == 0 else dx
             own = slice(i * D, (i + 1) * D)
@@ -504,8 +514,7 @@ class Module(Formats):
                 _core.dropout(inward, inward, dropped, masks.seed, i - 1, masks.step, masks.row)
             dy = inward
         tape._between.clear()
-        shape = form.state_shape(self.num_layers * D, H)
-        return Gradients(dx, self._form_state([s.reshape(shape) for s in states]), gradients)
+        return Gradients(dx, self._form_state(states, form), gradients)
 
     def _gradients(self, out: Any, accumulate: bool, read: Mapping[str, Array]) -> dict[str, Array]:
         if out is None:
@@ -548,25 +557,29 @@ class Module(Formats):
         return array
 
     def _state(self, state: Any, form: _Form, name: str, prefix: str = "") -> list[Array]:
-        total, H, count = self.num_layers * self._directions, self.hidden_size, len(self._states)
+        total, widths, count = self.num_layers * self._directions, self._state_widths(), len(self._states)
         if state is None:
-            return [np.zeros((total, form.B, H), self.dtype) for _ in self._states]
+            return [np.zeros((total, form.B, width), self.dtype) for width in widths]
         if count > 1 and (not isinstance(state, tuple | list) or len(state) != count):
             got = f"{len(state)} items" if isinstance(state, tuple | list) else type(state).__name__
             raise TypeError(f"{name}: expected a tuple ({', '.join(prefix + s for s in self._states)}), got {got}")
         arrays: list[Array] = []
-        for item, own in zip(state if count > 1 else [state], self._states, strict=True):
+        for item, own, width in zip(state if count > 1 else [state], self._states, widths, strict=True):
             if item is None and prefix:
-                arrays.append(np.zeros((total, form.B, H), self.dtype))
+                arrays.append(np.zeros((total, form.B, width), self.dtype))
                 continue
-            array, wanted = self._array(item, prefix + own), form.state_shape(total, H)
+            array, wanted = self._array(item, prefix + own), form.state_shape(total, width)
             if array.shape != wanted:
                 raise ValueError(f"{prefix + own}: expected shape {wanted}, got {array.shape}")
-            arrays.append(np.ascontiguousarray(array).reshape(total, form.B, H))
+            arrays.append(np.ascontiguousarray(array).reshape(total, form.B, width))
         return arrays
 
-    def _form_state(self, arrays: Sequence[Array]) -> Any:
-        return arrays[0] if len(arrays) == 1 else tuple(arrays)
+    def _state_widths(self) -> tuple[int, ...]:
+        return (self._width, self.hidden_size)[: len(self._states)]
+
+    def _form_state(self, arrays: Sequence[Array], form: _Form) -> Any:
+        shaped = [array.reshape(form.state_shape(len(array), array.shape[-1])) for array in arrays]
+        return shaped[0] if len(shaped) == 1 else tuple(shaped)
 
     def _lengths(self, lengths: Any, form: _Form) -> Array:
         array = np.asarray(lengths)
@@ -653,10 +666,11 @@ class Module(Formats):
         for name, value in (("T", T), ("B", B)):
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
                 raise ValueError(f"{name} must be an integer from 0 on, got {value!r}")
-        cell, D = _core.cells()[self._kind], self._directions
+        cell, L = _core.cells()[self._kind], self.num_layers
         kept = cell["states"] - 1 + (cell["saved"] if _kept(tape) == TAPES["full"] else 0)
-        between = (self.num_layers - 1) * (2 if self.dropout else 1)
-        return int(T) * int(B) * D * self.hidden_size * self.dtype.itemsize * (self.num_layers * kept + between)
+        between = 2 if self.dropout else 1
+        values = L * kept * self.hidden_size + (L - 1) * between * self._width  # a step and row of one direction
+        return int(T) * int(B) * self._directions * self.dtype.itemsize * values
 
     def _arguments(self) -> dict[str, Any]:
         names = ("input_size", "hidden_size", "num_layers", *self._options)

@@ -13,7 +13,7 @@ def _over(cls: type[Module], weights: Any, **options: Any) -> Module:
     """Make a module that uses these very arrays."""
     if not isinstance(weights, Mapping):
         raise TypeError(f"weights: expected a mapping of names to arrays, got {type(weights).__name__}")
-    keys = torch_names(weights, "weights", "", peephole=cls is LSTM)
+    keys = torch_names(weights, "weights", "", cls._family())
     titles = {name: f"weights[{key!r}]" for name, key in keys.items()}
     coupled = bool(options.get("coupled"))
     found, arrays = read_torch(cls._family(), {name: weights[key] for name, key in keys.items()}, titles, coupled)
@@ -49,10 +49,11 @@ def lstm(
     x : array_like
         (time, batch, I), or (batch, time, I) with `batch_first`, or (time, I); float32 or float64.
     state : tuple of array_like or None
-        (h, c), each (layers * directions, batch, H); None for zeros.
+        (h, c), each (layers * directions, batch, H), h with a projection (…, P); None for zeros.
     weights : mapping of str to array_like
         C-contiguous arrays of the dtype of `x` under the names that ``LSTM(...).weights`` has, which are torch's.
-        They are used as they are; widths, layers, directions, biases and peepholes are those of the arrays.
+        They are used as they are; widths, layers, directions, biases, peepholes and a projection are those of the
+        arrays.
     lengths, reset : optional
         As in a call of `LSTM`.
     batch_first, coupled, dropout, recurrent_dropout, zoneout : optional

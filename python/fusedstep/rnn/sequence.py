@@ -35,6 +35,9 @@ class LSTM(Module):
     coupled : bool, optional
         The input gate is 1 minus the forget gate: weights of three gates, f g o, and two peepholes, f o. (ONNX's
         input_forget couples the other way, f = 1 - i; `from_onnx` turns it round.)
+    proj_size : int, optional
+        Width of h where it is projected, smaller than hidden_size: ``h' = W_hr (o tanh(c'))``, ``weight_hr``
+        (proj_size, hidden_size), while c stays hidden_size wide [5]_. 0 for no projection.
     dtype : dtype, optional
         float32 or float64.
     rng : int or numpy.random.Generator, optional
@@ -48,6 +51,8 @@ class LSTM(Module):
     .. [3] Gal and Ghahramani, "A theoretically grounded application of dropout in recurrent neural networks", NIPS
        2016; Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations", ICLR 2017.
     .. [4] Greff et al., "LSTM: A search space odyssey", IEEE TNNLS 28(10), 2017 (coupled gates).
+    .. [5] Sak, Senior and Beaufays, "Long short-term memory recurrent neural network architectures for large scale
+       acoustic modeling", Interspeech 2014.
 
     Examples
     --------
@@ -62,6 +67,9 @@ class LSTM(Module):
     >>> g = m.backward(tape, 2 * y)
     >>> g.x.shape, g.weights["weight_hh_l1"].shape
     ((5, 4, 3), (32, 8))
+    >>> y, (h, c) = LSTM(3, 8, proj_size=2, rng=0)(x)
+    >>> y.shape, h.shape, c.shape
+    ((5, 4, 2), (1, 4, 2), (1, 4, 8))
     """
 
     _options = (
@@ -73,6 +81,7 @@ class LSTM(Module):
         "zoneout",
         "peephole",
         "coupled",
+        "proj_size",
     )
     _states = ("h", "c")
 
@@ -90,6 +99,7 @@ class LSTM(Module):
         zoneout: float | tuple[float, float] = 0.0,
         peephole: bool = False,
         coupled: bool = False,
+        proj_size: int = 0,
         dtype: DTypeLike = np.float32,
         rng: "int | np.random.Generator | None" = None,  # a string: NumPy imports its generators late
     ) -> None:
@@ -111,7 +121,9 @@ class LSTM(Module):
             zoneout,
             dtype,
             rng,
+            proj_size,
         )
+        self.proj_size = int(proj_size)
 
 
 class GRU(Module):

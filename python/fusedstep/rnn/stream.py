@@ -22,7 +22,8 @@ class Stream:
     Attributes
     ----------
     state : ndarray or tuple of ndarray
-        h, or (h, c): (num_layers, batch, hidden_size) each. The stream's own arrays: write to them to set the state.
+        h, or (h, c): (num_layers, batch, hidden_size) each, h with a projection (…, proj_size). The stream's own
+        arrays: write to them to set the state.
     weights : str
         How they are packed.
 
@@ -55,7 +56,8 @@ class Stream:
         x : array_like
             (batch, input_size), or (input_size,) where the batch is 1; contiguous.
         out : array_like, optional
-            Where h goes: (batch, hidden_size), or (hidden_size,) for an `x` without a batch.
+            Where h goes: (batch, hidden_size), or (hidden_size,) for an `x` without a batch; with a projection
+            proj_size wide.
 
         Returns
         -------

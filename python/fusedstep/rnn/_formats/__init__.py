@@ -52,8 +52,8 @@ class Formats:
         Parameters
         ----------
         state_dict : mapping of str to array_like
-            Arrays or CPU tensors under torch's names; float32 or float64. Sizes, layers, directions, biases and dtype
-            are those of the arrays.
+            Arrays or CPU tensors under torch's names; float32 or float64. Sizes, layers, directions, biases, projection
+            and dtype are those of the arrays.
         batch_first, dropout : optional
             As in the constructor: a state dict does not hold them.
         prefix : str, optional
@@ -67,8 +67,7 @@ class Formats:
         Raises
         ------
         ValueError
-            A name is missing or unknown, among them ``weight_hr_l0`` of a projection (not supported), or a shape does
-            not fit.
+            A name is missing or unknown, or a shape does not fit.
         TypeError
             An array is neither float32 nor float64, or not like the others, or not in CPU memory.
 
@@ -82,7 +81,7 @@ class Formats:
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict: expected a mapping of names to arrays, got {type(state_dict).__name__}")
-        keys = torch_names(state_dict, "state_dict", prefix)
+        keys = torch_names(state_dict, "state_dict", prefix, cls._family(), peephole=False)
         titles = {name: f"state_dict[{key!r}]" for name, key in keys.items()}
         found = read_torch(cls._family(), {name: state_dict[key] for name, key in keys.items()}, titles)
         kind = {"reset_after": True} if cls._family() == "GRU" else {}
@@ -148,7 +147,7 @@ class Formats:
         Notes
         -----
         Lengths and initial states are arguments of calls. A constant in their place is refused, but for states of
-        zeros; what a graph computes for them is not looked at.
+        zeros; what a graph computes for them is not looked at. ONNX's LSTM has no projection.
 
         Examples
         --------

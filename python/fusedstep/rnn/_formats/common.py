@@ -66,15 +66,19 @@ def reordered(array: Array, table: str, source: str) -> Array:
 
 
 def options_of(family: str, weights: Mapping[str, Array], layers: int, directions: int) -> dict[str, Any]:
+    projection = weights.get("weight_hr_l0")
     options = {
         "input_size": weights["weight_ih_l0"].shape[1],
-        "hidden_size": weights["weight_hh_l0"].shape[1],
+        "hidden_size": (weights["weight_hh_l0"] if projection is None else projection).shape[1],
         "num_layers": layers,
         "bias": "bias_ih_l0" in weights,
         "bidirectional": directions == 2,
         "dtype": weights["weight_ih_l0"].dtype.type,
     }
-    return options | {"peephole": "weight_ch_l0" in weights} if family == "LSTM" else options
+    if family == "LSTM":
+        options["peephole"] = "weight_ch_l0" in weights
+        options["proj_size"] = 0 if projection is None else len(projection)
+    return options
 
 
 def stacked(family: str, layers: Sequence[Sequence[Direction]]) -> Found:

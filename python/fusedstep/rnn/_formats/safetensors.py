@@ -21,7 +21,7 @@ def read_safetensors(family: str, file: Any, prefix: Any, reset_after: Any) -> F
     try:
         with safetensors.safe_open(file, framework="numpy") as opened:
             metadata = opened.metadata() or {}
-            for name, key in torch_names(list(opened.keys()), "file", prefix, peephole=family == "LSTM").items():
+            for name, key in torch_names(list(opened.keys()), "file", prefix, family).items():
                 dtype = opened.get_slice(key).get_dtype()
                 if dtype not in ("F32", "F64"):  # NumPy lacks some of the others
                     raise TypeError(f"file[{key!r}]: expected a float32 or float64 array, got dtype {dtype}")

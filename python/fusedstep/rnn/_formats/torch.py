@@ -6,17 +6,16 @@ from typing import Any
 
 from fusedstep.rnn._formats.common import ENDINGS, GATES, Found, expect_shape, length, options_of, some, views_of
 
-NAME = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_ch)_l(0|[1-9][0-9]*)(|_reverse)")
+NAME = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_ch|weight_hr)_l(0|[1-9][0-9]*)(|_reverse)")
 
 
-def torch_names(source: Iterable[Any], argument: str, prefix: Any, peephole: bool = False) -> dict[str, Any]:
-    """Find the keys of the weights by our names; ``weight_ch`` counts where `peephole`."""
+def torch_names(
+    source: Iterable[Any], argument: str, prefix: Any, family: str, peephole: bool = True
+) -> dict[str, Any]:
+    """Find the keys of the weights by our names; an LSTM may have a projection and, where `peephole`, peepholes."""
     if not isinstance(prefix, str):
         raise TypeError(f"prefix: expected a string, got {prefix!r}")
     keys = {str(key).removeprefix(prefix): key for key in source if str(key).startswith(prefix)}
-    projection = next((key for name, key in keys.items() if name.startswith("weight_hr_l")), None)
-    if projection is not None:
-        raise ValueError(f"{argument}: expected no projection (proj_size), which is not supported, got {projection!r}")
     if "weight_ih_l0" not in keys:
         others = [str(key).removesuffix("weight_ih_l0") for key in source if str(key).endswith("weight_ih_l0")]
         hint = f"; prefix may be {' or '.join(map(repr, others))}" if others else ""
@@ -26,7 +25,8 @@ def torch_names(source: Iterable[Any], argument: str, prefix: Any, peephole: boo
     endings = ENDINGS[: 2 if any(ending for *_, ending in known) else 1]
     parts = ["weight_ih", "weight_hh"]
     parts += ["bias_ih", "bias_hh"] * any(part.startswith("bias") for part, *_ in known)
-    parts += ["weight_ch"] * (peephole and any(part == "weight_ch" for part, *_ in known))
+    optional = ["weight_ch"] * peephole + ["weight_hr"] if family == "LSTM" else []
+    parts += [name for name in optional if any(part == name for part, *_ in known)]
     few = min(layers, len(keys))  # a name may say l999999999
     wanted = [f"{part}_l{k}{ending}" for k in range(few) for ending in endings for part in parts]
     missing, unknown = [n for n in wanted if n not in keys], [n for n in keys if n not in set(wanted)]
@@ -43,13 +43,23 @@ def read_torch(family: str, arrays: Mapping[str, Any], titles: Mapping[str, str]
     views = views_of({titles[name]: array for name, array in arrays.items()})
     weights = {name: views[titles[name]] for name in arrays}
     rows, peepholes = GATES[family] - coupled, GATES["peephole"] - coupled
-    H, inputs = length(weights["weight_hh_l0"], 1), length(weights["weight_ih_l0"], 1)
+    P, inputs = length(weights["weight_hh_l0"], 1), length(weights["weight_ih_l0"], 1)
+    projection = weights.get("weight_hr_l0")
+    if projection is not None and (projection.ndim != 2 or len(projection) >= projection.shape[1]):
+        rule = "expected shape (proj_size, hidden_size), the first smaller"
+        raise ValueError(f"{titles['weight_hr_l0']}: {rule}, got {projection.shape}")
+    H = P if projection is None else projection.shape[1]
     directions = 2 if "weight_ih_l0_reverse" in weights else 1
-    expect_shape(titles["weight_hh_l0"], weights["weight_hh_l0"], rows * H, H, of=family)
+    expect_shape(titles["weight_hh_l0"], weights["weight_hh_l0"], rows * H, P, of=family)
     for name, array in weights.items():
         part, _, place = name.rpartition("_l")
-        width = inputs if place.removesuffix("_reverse") == "0" else directions * H
-        shapes = {"weight_ih": (rows * H, width), "weight_hh": (rows * H, H), "weight_ch": (peepholes, H)}
+        width = inputs if place.removesuffix("_reverse") == "0" else directions * P
+        shapes = {
+            "weight_ih": (rows * H, width),
+            "weight_hh": (rows * H, P),
+            "weight_ch": (peepholes, H),
+            "weight_hr": (P, H),
+        }
         expect_shape(titles[name], array, *shapes.get(part, (rows * H,)), of=family)
     layers = sum(name.startswith("weight_ih") for name in weights) // directions
     return options_of(family, weights, layers, directions), weights

@@ -1,0 +1,117 @@
+// Sequences backward: what needs no order of steps, as large products over all pairs: dx, and the weights' gradients,
+// which sum over time and batch.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+
+#include "core/table.h"
+#include "cpu/gemm.h"
+#include "cpu/rnn.h"
+#include "cpu/sequence.h"
+
+namespace fusedstep::ISA {
+
+// sums[column] += each of the n rows of a matrix, for this thread's columns; f(column, its sum).
+template <class T, class F>
+void sum_rows(const Team& team, const T* a, std::size_t n, std::size_t columns, double* sums, F f) {
+  using D = Vec<double>;
+  constexpr std::size_t side = 8, width = side * D::size;
+  const Share own((columns + width - 1) / width, 1, team.thread, team.threads);
+  for (std::size_t first = own.begin * width; first < std::min(columns, own.end * width); first += width) {
+    const std::size_t some = std::min(width, columns - first);
+    if (some == width) {
+      D sum[side];
+      unroll<side>([&](auto i) __attribute__((always_inline)) { sum[i] = load<double>(sums + first + i * D::size); });
+      for (std::size_t row = 0; row < n; ++row)
+        unroll<side>([&](auto i) __attribute__((always_inline)) {
+          sum[i] = sum[i] + widen<D>(a + row * columns + first + i * D::size);
+        });
+      unroll<side>([&](auto i) __attribute__((always_inline)) { store(sums + first + i * D::size, sum[i]); });
+    } else {
+      for (std::size_t row = 0; row < n; ++row)
+        for (std::size_t i = 0; i < some; ++i) sums[first + i] += double(a[row * columns + first + i]);
+    }
+    for (std::size_t i = 0; i < some; ++i) f(first + i, sums[first + i]);
+  }
+}
+
+template <class Cell>
+void gradients(const Sweep& sweep, std::size_t begin, std::size_t end, bool add) {
+  using T = typename Cell::Scalar;
+  using V = Vec<T>;
+  constexpr std::size_t N = V::size, S = Cell::saved, G = Cell::gates;
+  constexpr bool has_late = Cell::LateGates::count > 0;
+  const std::size_t I = sweep.I, H = sweep.H, P = sweep.P, n = end - begin, ld = S * H, GH = G * H;
+  const bool projected = Cell::can_project && P < H;
+  const bool more = add || begin > 0;  // what is there are sums already
+  const T* const d = as<T>(sweep.saved) + begin * ld;
+  const Pairs<T> pairs{sweep};
+
+  // The right-hand sides, packed: W_ih, x, h before each step, r·h or a projection's m.
+  const std::size_t w_size = sweep.dx ? columns_size<T>(GH, I) : 0, x_size = columns_size<T>(n, I),
+                    h_size = columns_size<T>(n, P), other_size = has_late || projected ? columns_size<T>(n, H) : 0;
+  T* const w = as<T>(scratch((w_size + x_size + h_size + other_size) * sizeof(T), 1));
+  T* const x = w + w_size;
+  T* const h = x + x_size;
+  T* const other = h + h_size;
+
+  parallel(threads_for(2 * double(n) * double(H) * double(G) * double(I + P)), [&](const Team& team) {
+    if (sweep.dx) pack_columns(team, as<T>(sweep.weights.weight_ih), I, GH, I, w);
+    pack_columns(team, as<T>(sweep.compact_x) + begin * sweep.ld_x, sweep.ld_x, n, I, x);
+    pack_columns(team, as<T>(sweep.previous_h) + begin * P, P, n, P, h);
+    if constexpr (has_late) pack_columns(team, as<T>(sweep.reset_h) + begin * H, H, n, H, other);
+    if (projected) pack_columns(team, as<T>(sweep.m) + begin * H, H, n, H, other);
+    team.barrier();
+
+    if (sweep.dx)
+      multiply(team, Sum::Chain, n, GH, d, ld, 1, PackedColumns<T>{w, GH, I}, as<T>(sweep.dx) + begin * sweep.ld_dx,
+               sweep.ld_dx);
+    multiply(team, Sum::Blocks, GH, n, d, 1, ld, PackedColumns<T>{x, n, I}, as<T>(sweep.dweight_ih), I, more);
+    for (std::size_t gate = 0; gate < G; ++gate) {
+      const T* const dgate = d + std::size_t(Cell::state_slot[gate]) * H;
+      const bool late = has_late && gate >= std::size_t(Cell::LateGates::first);
+      multiply(team, Sum::Blocks, H, n, dgate, 1, ld, PackedColumns<T>{late ? other : h, n, P},
+               as<T>(sweep.dweight_hh) + gate * H * P, P, more);
+    }
+    if (projected)
+      multiply(team, Sum::Blocks, P, n, as<T>(sweep.dh) + begin * P, 1, P, PackedColumns<T>{other, n, H},
+               as<T>(sweep.dweight_hr), H, more);
+    if (sweep.dbias_ih)
+      sum_rows(team, d, n, ld, sweep.bias_sums, [&](std::size_t column, double sum) {
+        if (end < sweep.start[sweep.T]) return;  // the sums go on
+        const std::size_t slot = column / H, unit = column % H;
+        const auto give = [&](void* bias, std::size_t gate) {
+          T& to = as<T>(bias)[gate * H + unit];
+          to = T(add ? double(to) + sum : sum);
+        };
+        for (std::size_t gate = 0; gate < G; ++gate) {
+          if (gate == slot) give(sweep.dbias_ih, gate);
+          if (std::size_t(Cell::state_slot[gate]) == slot) give(sweep.dbias_hh, gate);
+        }
+      });
+    if constexpr (Cell::peepholes > 0) {
+      const Share own((H + N - 1) / N, 1, team.thread, team.threads);
+      for (std::size_t unit = own.begin * N; unit < std::min(H, own.end * N); unit += N)
+        for (std::size_t j = 0; j < std::size_t(Cell::peepholes); ++j) {
+          T* const to = as<T>(sweep.dweight_ch) + j * H + unit;
+          V total = more ? load_some<T>(to, H - unit) : V(T(0)), sum(T(0));
+          pairs.each(begin, end, [&](std::size_t i, std::size_t step, std::size_t row) {
+            const T* const c = Cell::peephole_sees_next[j]
+                                   ? as<T>(sweep.next_c ? sweep.next_c : sweep.states) + (begin + i) * H
+                                   : pairs.previous_c(step, row);
+            if (c)
+              sum = fma(load_some<T>(d + i * ld + std::size_t(Cell::peephole_gate[j]) * H + unit, H - unit),
+                        load_some<T>(c + unit, H - unit), sum);
+            if ((i + 1) % kSumBlock == 0 || begin + i + 1 == end) {
+              total = total + sum;
+              sum = V(T(0));
+            }
+          });
+          store_some(to, total, H - unit);
+        }
+    }
+  });
+}
+
+}  // namespace fusedstep::ISA
