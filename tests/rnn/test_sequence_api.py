@@ -602,7 +602,7 @@ def test_unknown_packing_is_refused(call):
         assert not module.frozen
 
 
-@pytest.mark.parametrize("module", ["lstm", "gru", "sequence", "stream"])
+@pytest.mark.parametrize("module", ["functional", "gru_cells", "lstm_cells", "sequence", "stream"])
 def test_examples_of_docstrings(module):
     result = doctest.testmod(importlib.import_module(f"fusedstep.rnn.{module}"))
     assert result.attempted > 0
