@@ -37,10 +37,11 @@ def accumulated(start, x, weight):
     return fma((a @ b.T).astype(FLOAT), scale_a * scale_b.T, start)
 
 
-def step(kind, x, state, weight_ih, weight_hh, bias_ih=None, bias_hh=None, weight_ch=None):
+def step(kind, x, state, weight_ih, weight_hh, bias_ih=None, bias_hh=None, weight_ch=None, weight_hr=None):
     """One step, in the cells' order of operations: the new state, and no tape."""
     h, *c = arrays_of(state)
-    H, zeros = h.shape[1], np.zeros(weight_ih.shape[0], FLOAT)
+    rows = len(weight_ih)
+    H, zeros = rows // (3 if "gru" in kind or "coupled" in kind else 4), np.zeros(rows, FLOAT)
     bias_ih, bias_hh = (zeros if bias is None else bias for bias in (bias_ih, bias_hh))
     late = 2 * H if "gru" in kind else 4 * H  # gates from here on are not in one chain with the input's product
     after = kind == "gru"
@@ -55,7 +56,8 @@ def step(kind, x, state, weight_ih, weight_hh, bias_ih=None, bias_hh=None, weigh
         f, g = sigmoid(fma(w_f, c, f)), tanh(g)
         i = 1 - f if "coupled" in kind else sigmoid(fma(w_i[0], c, i[0]))
         c = fma(f, c, i * g)
-        return (sigmoid(fma(w_o, c, o)) * tanh(c), c), None
+        m = sigmoid(fma(w_o, c, o)) * tanh(c)
+        return (m if weight_hr is None else accumulated(np.zeros_like(h), m, weight_hr), c), None
     r, z = map(sigmoid, gate[:2])
     if after:
         hidden = accumulated(np.broadcast_to(bias_hh[late:], h.shape), h, weight_hh[late:])
@@ -84,7 +86,7 @@ def assert_equal(actual, desired):
 
 # Widths that are no multiple of 4 or of a vector, tiles and panels in part, blocks of rows, and work for two threads.
 CASES = {
-    "one": {"T": 1, "B": 1, "inputs": 1, "H": 1},
+    "one": {"T": 1, "B": 1, "inputs": 1, "H": 2},
     "row": {"T": 5, "B": 1, "inputs": 39, "H": 150, "num_layers": 2},
     "directions": {"T": 4, "B": 7, "inputs": 5, "H": 17, "num_layers": 2, "bidirectional": True, "shortest": 0},
     "reset": {"T": 6, "B": 3, "inputs": 18, "H": 16, "reset": True, "shortest": 1, "bias": False},
