@@ -142,6 +142,7 @@ class SequenceCase(RnnCase):
     steps: int = 1
     frozen: bool = True
     varied: bool = False  # every second row is half as long
+    layer_norm: bool = False
     backward: bool = False
 
     table = "sequences"
@@ -164,7 +165,7 @@ class SequenceCase(RnnCase):
     @property
     def name(self) -> str:
         how = "forward + backward" if self.backward else "frozen" if self.frozen else "unfrozen"
-        how += ", lengths vary" * self.varied
+        how += ", lengths vary" * self.varied + ", layer norm" * self.layer_norm
         return f"{self.method.upper()}, T={self.steps} B={self.batch} I=H={self.size}, {how}"
 
     def small(self) -> "SequenceCase":

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from fusedstep.optim import OPTIMIZERS
-from fusedstep.rnn import CELLS
+from fusedstep.rnn import CELLS, layer_norm_gru_reference, layer_norm_lstm_reference
 from numpy.typing import NDArray
 
 from bench.cases import AnyCase, CellCase, OptimCase, RnnCase, SequenceCase, StreamCase
@@ -80,7 +80,11 @@ def _uniform(rng: np.random.Generator, bound: float, *shape: int) -> Array:
 def _weights(case: RnnCase, rng: np.random.Generator) -> dict[str, Array]:
     H, rows = case.size, case.gates * case.size
     shapes = {"weight_ih": (rows, H), "weight_hh": (rows, H), "bias_ih": (rows,), "bias_hh": (rows,)}
-    return {name: _uniform(rng, H**-0.5, *shape) for name, shape in shapes.items()}
+    weights = {name: _uniform(rng, H**-0.5, *shape) for name, shape in shapes.items()}
+    if isinstance(case, SequenceCase) and case.layer_norm:
+        gains = {"gain_ih": rows, "gain_hh": rows} | ({"gain_c": H, "bias_c": H} if case.states > 1 else {})
+        weights |= {name: 1 + _uniform(rng, 0.5, n) for name, n in gains.items()}
+    return weights
 
 
 def cell(case: CellCase | StreamCase) -> tuple[Array, tuple[Array, ...], dict[str, Array]]:
@@ -121,7 +125,9 @@ def _packed(state: tuple[Array, ...]) -> Any:
 
 
 def _step(method: str, x: Array, state: tuple[Array, ...], weights: dict[str, Array]) -> tuple[Array, ...]:
-    new = CELLS[method].reference(x, _packed(state), **weights)
+    normalized = {"lstm": layer_norm_lstm_reference, "gru": layer_norm_gru_reference}
+    reference: Any = normalized[method] if "gain_ih" in weights else CELLS[method].reference
+    new = reference(x, _packed(state), **weights)
     return new if isinstance(new, tuple) else (new,)
 
 

@@ -45,7 +45,8 @@ def huge_fraction(arrays: list[Array]) -> float | None:
 
 def module(case: RnnCase, weights: dict[str, Array]) -> Any:
     """Return the module of one layer that has these weights."""
-    rnn: Any = {"lstm": fusedstep.rnn.LSTM, "gru": fusedstep.rnn.GRU}[case.method](case.size, case.size)
+    make: Any = {"lstm": fusedstep.rnn.LSTM, "gru": fusedstep.rnn.GRU}[case.method]
+    rnn = make(case.size, case.size, layer_norm="gain_ih" in weights)
     rnn.load({f"{name}_l0": weight for name, weight in weights.items()})
     return rnn
 

@@ -48,6 +48,10 @@ struct CellWeights {
   const void* bias_hh;    // (G·H) or null
   const void* weight_ch;  // (peepholes, H) or null
   const void* weight_hr;  // (P, H) of a sequence's projection, which then has weight_hh (G·H, P), or null
+  const void* gain_ih;    // (G·H), of a cell with norms; null otherwise, as all that follow
+  const void* gain_hh;    // (G·H)
+  const void* gain_c;     // (H), where there is a second state
+  const void* bias_c;     // (H) or null
   const void* packed;     // all of the above as CellEntry::pack laid them out, or null: then they are packed on the way
   Storage storage;        // of `packed`, or to pack them in; float32 alone has a choice
 };
@@ -122,6 +126,7 @@ struct Sweep {
   void* out[2];          // the same after the last; may be the arrays of `state`
   void* saved;           // compact (saved, H): what backward needs of the gates, then their gradients; or null
   void* states;          // compact (H): the second state after each step, or null
+  void* statistics;      // compact (norms, 2): mean and 1/σ of what the cell normalises, or null
 
   // Backward. What is null is not wanted.
   Strided dy;             // data null: zeros
@@ -134,22 +139,29 @@ struct Sweep {
   void *m, *dh;      // compact (H), (P): a projection's input, and the gradient of its output
   void* dx;          // compact (I), rows ld_dx apart
   std::size_t ld_dx;
-  void* next_c;       // compact (H): c′ before zoneout, where peepholes and zoneout of c meet
-  double* bias_sums;  // (saved, H): the gates' gradients summed over the pairs so far; zeros before the first
-  void* dweight_ih;   // shapes as in CellBackward
+  void* next_c;      // compact (H): c′ before zoneout, where peepholes and zoneout of c meet
+  double* sums;      // (saved + 2, H): what follows summed over the pairs so far; zeros before the first. The gates'
+                     // gradients; of a cell with norms the gains' gradients, at last those of gain_c and bias_c
+  void* dweight_ih;  // shapes as in CellBackward
   void* dweight_hh;
   void* dbias_ih;
   void* dbias_hh;
   void* dweight_ch;
   void* dweight_hr;
+  void* dgain_ih;  // shapes as in CellWeights
+  void* dgain_hh;
+  void* dgain_c;
+  void* dbias_c;
 };
 
 struct CellEntry {
   const char* name;
   int gates, states, saved, peepholes;
   bool can_project;
+  int norms;  // vectors of a row that are normalised in a step
   std::size_t (*packed_bytes[kDtypes])(std::size_t I, std::size_t H, std::size_t P, Storage storage);
   void (*pack[kDtypes])(const CellWeights& weights, std::size_t I, std::size_t H, std::size_t P, void* packed);
+  // Null where the cell has no step of its own: with norms a row's units wait for each other.
   void (*forward[kDtypes])(const CellForward& call);
   void (*backward[kDtypes])(const CellBackward& call);
 
@@ -163,7 +175,7 @@ struct CellEntry {
   void (*gather[kDtypes])(const Sweep& sweep);
   // Compact rows of width I to their places in (T, B, I): written, or added to what is there.
   void (*scatter[kDtypes])(const Sweep& sweep, const void* from, const Strided& dx, bool add);
-  // Fills `saved` for pairs begin … end-1 from x, previous_h and `states`.
+  // Fills `saved` and `statistics` for pairs begin … end-1 from x, previous_h and `states`.
   void (*replay[kDtypes])(const Sweep& sweep, std::size_t begin, std::size_t end);
   // Steps end-1 … begin: `saved` becomes the gradients of the gates' preactivations, `dstate` moves to step begin.
   void (*sweep_back[kDtypes])(const Sweep* sweeps, int n, std::size_t begin, std::size_t end);

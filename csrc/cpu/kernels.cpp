@@ -21,6 +21,22 @@ constexpr auto rules = Rules::table([]<template <class> class Rule>() {
                    .step = {update<Rule, float>, update<Rule, double>}};
 });
 
+// A cell's own step, but where there is none.
+template <class Cell>
+constexpr auto forward_of() {
+  if constexpr (Cell::layer_norm)
+    return nullptr;
+  else
+    return forward<Cell>;
+}
+template <class Cell>
+constexpr auto backward_of() {
+  if constexpr (Cell::layer_norm)
+    return nullptr;
+  else
+    return backward<Cell>;
+}
+
 constexpr auto cells = Cells::table([]<template <class> class Cell>() {
   return CellEntry{.name = Cell<float>::name,
                    .gates = Cell<float>::gates,
@@ -28,10 +44,11 @@ constexpr auto cells = Cells::table([]<template <class> class Cell>() {
                    .saved = Cell<float>::saved,
                    .peepholes = Cell<float>::peepholes,
                    .can_project = Cell<float>::can_project,
+                   .norms = kNorms<Cell<float>>,
                    .packed_bytes = {packed_bytes<Cell<float>>, packed_bytes<Cell<double>>},
                    .pack = {pack<Cell<float>>, pack<Cell<double>>},
-                   .forward = {forward<Cell<float>>, forward<Cell<double>>},
-                   .backward = {backward<Cell<float>>, backward<Cell<double>>},
+                   .forward = {forward_of<Cell<float>>(), forward_of<Cell<double>>()},
+                   .backward = {backward_of<Cell<float>>(), backward_of<Cell<double>>()},
                    .two_products = Cell<float>::LateGates::count > 0,
                    .columns_bytes = {columns_bytes<Cell<float>>, columns_bytes<Cell<double>>},
                    .pack_columns = {pack_columns<Cell<float>>, pack_columns<Cell<double>>},

@@ -2,8 +2,9 @@
 // mathematics on the accumulators while they are still in L1.
 //
 // A packed panel holds all that N hidden units need: their accumulators' initial values (biases), peepholes, and the
-// columns of W_ih, W_hh and, where the cell has a second product, its columns of W_hh:
-//   (A + peepholes, N)   (I, input gates, N)   (P, state gates, N)   (P, late gates, N)
+// columns of W_ih, W_hh and, where the cell has a second product, its columns of W_hh. Of a cell with norms the initial
+// values are zeros; the gains and biases of what is normalised follow the peepholes:
+//   (A + peepholes + affine, N)   (I, input gates, N)   (P, state gates, N)   (P, late gates, N)
 // h is P wide: H but for a sequence with a projection, whose panels of N outputs, (H, N) each, follow.
 #pragma once
 
@@ -23,7 +24,10 @@ using Outputs = Gates<0, 0>;  // of a projection
 template <class Cell>
 struct Layout {
   using T = typename Cell::Scalar;
-  static constexpr std::size_t N = Vec<T>::size, kStart = (Cell::accumulators + Cell::peepholes) * N;
+  static constexpr std::size_t N = Vec<T>::size, kGains = (Cell::accumulators + Cell::peepholes) * N;
+  // Gains of the accumulators, their biases, the gain and the bias of c′.
+  static constexpr std::size_t affine = Cell::layer_norm ? 2 * (Cell::accumulators + Cell::states - 1) : 0;
+  static constexpr std::size_t kStart = kGains + affine * N;
   std::size_t I, H, P;
   Storage storage = Storage::same;  // of all but the initial values and peepholes
 
@@ -54,25 +58,35 @@ T* as(void* p) {
 // Threads for `work` fused multiply-adds: below a few microseconds each, waking them costs more than they give.
 inline int threads_for(double work) { return int(std::clamp(work / (1 << 17), 1.0, double(num_threads()))); }
 
-// start[accumulator] += the bias of each gate, for the hidden units from `unit` on.
+// to[accumulator] += each gate's part of a vector (…·H) or null, for the hidden units from `unit` on.
 template <class Gates, class T>
-void add_bias(const T* bias, std::size_t H, std::size_t unit, T* start) {
-  if (!bias) return;
+void add_gates(const void* vector, std::size_t H, std::size_t unit, T* to) {
+  if (!vector) return;
   for (int c = 0; c < Gates::count; ++c) {
-    T* const to = start + Gates::accumulators[c] * Vec<T>::size;
-    store(to, load<T>(to) + load_some<T>(bias + (Gates::first + c) * H + unit, H - unit));
+    T* const sum = to + Gates::accumulators[c] * Vec<T>::size;
+    store(sum, load<T>(sum) + load_some<T>(as<T>(vector) + (Gates::first + c) * H + unit, H - unit));
   }
 }
 
-// The initial values and peepholes of the panel of the hidden units from `unit` on.
+// What precedes the matrices in the panel of the hidden units from `unit` on.
 template <class Cell>
 void pack_start(const CellWeights& w, std::size_t H, std::size_t unit, typename Cell::Scalar* to) {
   using T = typename Cell::Scalar;
-  constexpr std::size_t N = Layout<Cell>::N;
-  for (int a = 0; a < Cell::accumulators; ++a) store(to + a * N, Vec<T>(T(0)));
-  add_bias<typename Cell::InputGates>(as<T>(w.bias_ih), H, unit, to);
-  add_bias<typename Cell::StateGates>(as<T>(w.bias_hh), H, unit, to);
-  add_bias<typename Cell::LateGates>(as<T>(w.bias_hh), H, unit, to);
+  constexpr std::size_t N = Layout<Cell>::N, A = Cell::accumulators;
+  std::fill_n(to, Layout<Cell>::kStart, T(0));
+  T* const gains = to + Layout<Cell>::kGains;
+  T* const biases = Cell::layer_norm ? gains + A * N : to;
+  add_gates<typename Cell::InputGates>(w.bias_ih, H, unit, biases);
+  add_gates<typename Cell::StateGates>(w.bias_hh, H, unit, biases);
+  add_gates<typename Cell::LateGates>(w.bias_hh, H, unit, biases);
+  if constexpr (Cell::layer_norm) {
+    add_gates<typename Cell::InputGates>(w.gain_ih, H, unit, gains);
+    add_gates<typename Cell::StateGates>(w.gain_hh, H, unit, gains);
+    if constexpr (Cell::states > 1) {
+      add_gates<Gates<0, 0>>(w.gain_c, H, unit, gains + 2 * A * N);
+      add_gates<Gates<0, 1>>(w.bias_c, H, unit, gains + 2 * A * N);
+    }
+  }
   for (int i = 0; i < Cell::peepholes; ++i)
     store(to + (Cell::accumulators + i) * N, load_some<T>(as<T>(w.weight_ch) + i * H + unit, H - unit));
 }

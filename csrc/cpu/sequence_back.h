@@ -11,6 +11,7 @@
 #include "core/table.h"
 #include "cpu/gemm.h"
 #include "cpu/noise.h"
+#include "cpu/norm_back.h"
 #include "cpu/rnn.h"
 #include "cpu/sequence.h"
 
@@ -131,10 +132,20 @@ void replay(const Sweep& sweep, std::size_t begin, std::size_t end) {
             store_some(as<T>(sweep.reset_h) + pair * H + p * N, Cell::reset(a, s[0]), lanes);
             for (std::size_t j = 0; j < S; ++j) store_some(saved + (pair * S + j) * H + p * N, a[j], lanes);
           });
+        else if constexpr (Cell::layer_norm)  // and here for the rows' statistics
+          each_vector(begin + row, rows, p * N,
+                      [&](std::size_t pair, std::size_t lanes, const T* at, V*) __attribute__((always_inline)) {
+            for (std::size_t j = 0; j < A; ++j)
+              store_some(saved + (pair * S + Cell::values + j) * H + p * N, load<T>(at + j * N), lanes);
+          });
         else
           finish(begin + row, rows, p);
       }
     });
+    if constexpr (Cell::layer_norm) {
+      team.barrier();
+      replay_norms<Cell>(team, sweep, begin, end);
+    }
     if constexpr (has_late) {
       static_assert(S == A);
       team.barrier();
@@ -177,9 +188,9 @@ void sweep_back(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) 
   using T = typename Cell::Scalar;
   using V = Vec<T>;
   using Late = typename Cell::LateGates;
-  constexpr std::size_t N = V::size, S = Cell::saved, W = kColumns<T>;
+  constexpr std::size_t N = V::size, S = Cell::saved, W = kColumns<T>, grain = owned_panels<Cell>(W);
   constexpr int G = Cell::gates;
-  constexpr bool has_late = Late::count > 0;
+  constexpr bool has_late = Late::count > 0, has_norms = Cell::layer_norm, has_output = has_norms && Cell::states > 1;
   constexpr int early = has_late ? Late::first : G;  // gates whose product sees h, not r·h
   const std::size_t B = sweeps[0].B, H = sweeps[0].H, P = sweeps[0].P;
   const bool projected = Cell::can_project && P < H;
@@ -188,21 +199,34 @@ void sweep_back(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) 
 
   // Of each sweep: a step's gate gradients, packed, gate by gate, in one of two places by turns; and by panels of
   // columns dh in two parts, what passed W_hh and what did not, then the second state's gradient, and d(r·h). Of a
-  // projection dh, packed, and dm, by panels.
+  // projection dh, packed, and dm, by panels. And what the norms sum.
   const std::size_t packed_size = std::size_t(G) * B * H, sums_size = column_panels<T>(H) * B * W,
                     n_sums = 1 + Cell::states + has_late + projected,
                     shared_size = 2 * packed_size + n_sums * sums_size + (projected ? B * P : 0);
-  T* const shared = as<T>(scratch(std::size_t(n) * shared_size * sizeof(T), 1));
+  const std::size_t norm_size = RowSums{B, H, nullptr}.size(kNorms<Cell>);
+  double* const all_sums =
+      as<double>(scratch(std::size_t(n) * (norm_size * sizeof(double) + shared_size * sizeof(T)), 1));
+  T* const shared = as<T>(static_cast<void*>(all_sums + std::size_t(n) * norm_size));
   struct View {
+    std::size_t index;
     Pairs<T> pairs;
     T* packed[2];
     T *through, *direct, *dc, *dreset_h, *dm, *dh;
+    RowSums norm_sums;
   };
   const auto view = [&](std::size_t i) {
     T* const from = shared + i * shared_size;
     const auto at = [&](std::size_t place) { return from + 2 * packed_size + place * sums_size; };
-    return View{{sweeps[i]}, {from, from + packed_size}, at(0),          at(1),
-                at(2),       at(1 + Cell::states),       at(n_sums - 1), at(n_sums)};
+    return View{i,
+                {sweeps[i]},
+                {from, from + packed_size},
+                at(0),
+                at(1),
+                at(2),
+                at(1 + Cell::states),
+                at(n_sums - 1),
+                at(n_sums),
+                {B, H, all_sums + i * norm_size}};
   };
   const bool dropping = sweeps[0].noise.recurrent > 0;
   const auto mask_of = [&](const View& v, std::size_t row, std::size_t unit) {
@@ -214,7 +238,7 @@ void sweep_back(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) 
     // f(view, row, first row and rows of its block, unit, lanes, place in what lies by panels), for own ones of `width`
     // units
     const auto each_vector = [&](std::size_t width, auto active, auto f) __attribute__((always_inline)) {
-      each_own(team, n, column_panels<T>(width), [&](std::size_t i, std::size_t first, std::size_t last) {
+      each_own(team, n, column_panels<T>(width), grain, [&](std::size_t i, std::size_t first, std::size_t last) {
         const View v = view(i);
         blocks.each(active(v), [&](std::size_t row0, std::size_t rows, std::size_t live) {
           for (std::size_t r = 0; r < live; ++r)
@@ -224,6 +248,9 @@ void sweep_back(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) 
       });
     };
     const auto whole = [&](const View&) { return B; };
+    const std::size_t means_size = RowValues<T>{B, nullptr}.size(kNorms<Cell>);
+    T* const all_means = as<T>(scratch(std::size_t(n) * means_size * sizeof(T)));
+    const auto means = [&](const View& v) { return RowValues<T>{B, all_means + v.index * means_size}; };
     each_vector(P, whole,
                 [&](const View& v, std::size_t row, std::size_t, std::size_t, std::size_t unit, std::size_t lanes,
                     std::size_t at) {
@@ -244,7 +271,7 @@ void sweep_back(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) 
       // sums += rows · columns, for own ones of `width` columns; K values of each of `parts`, of which [from, to) count
       const auto add_product = [&](std::size_t width, T* View::* sums, auto rows_of, std::size_t columns_at,
                                    std::size_t K, int parts, int from, int to) {
-        each_own(team, n, column_panels<T>(width), [&](std::size_t i, std::size_t first, std::size_t last) {
+        each_own(team, n, column_panels<T>(width), grain, [&](std::size_t i, std::size_t first, std::size_t last) {
           const View v = view(i);
           const T* const columns = as<T>(v.pairs.sweep.columns) + columns_at;
           const std::size_t part_size = K * W, panel_size = std::size_t(parts) * part_size;
@@ -289,6 +316,44 @@ void sweep_back(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) 
         team.barrier();
         add_product(H, &View::dm, [](const View& v) { return v.dh; }, columns_size<T>(G * H, P), P, 1, 0, 1);
       }
+      // f(view, row, unit) for own blocks of units
+      const auto each_norm_block = [&](auto f) {
+        each_own(team, n, column_panels<T>(H), grain, [&](std::size_t i, std::size_t first, std::size_t last) {
+          const View v = view(i);
+          for (std::size_t row = 0; row < active(v); ++row)
+            for (std::size_t unit = first * W; unit < std::min(H, last * W); unit += kNormUnits) f(v, row, unit);
+        });
+      };
+      // Each thread's copy of the rows' means.
+      const auto combine = [&](int from, int to) {
+        team.barrier();
+        each_own(team, n, column_panels<T>(H), grain, [&](std::size_t i, std::size_t, std::size_t) {
+          const View v = view(i);
+          row_means<Cell>(v.norm_sums, active(v), from, to, means(v));
+        });
+      };
+      if constexpr (has_output) {  // `direct` passes on what of dh comes to c′'s norm, `through` what zoneout keeps
+        each_norm_block([&](const View& v, std::size_t row, std::size_t unit) {
+          const Sweep& of = v.pairs.sweep;
+          T d[kNormUnits] = {};
+          const auto each_of_block = [&](auto f) {
+            for (std::size_t i = 0; i < kNormUnits && unit + i < H; i += N)
+              f(i, unit + i, ((unit + i) / W * B + row) * W + (unit + i) % W);
+          };
+          each_of_block([&](std::size_t i, std::size_t u, std::size_t at) {
+            const V dh = dh_of(v, row, u, H - u, at), zero(T(0));
+            store(d + i, dh);
+            if (!has_zoneout(of.noise.zoneout)) return;
+            const auto stays = Stays<T>(of.noise, step, std::size_t(of.order[row]), u).of[0];
+            store(d + i, select(stays, zero, dh));
+            store(v.through + at, select(stays, dh, zero));
+          });
+          output_back<Cell>(v.pairs, step, row, unit, d, v.norm_sums);
+          each_of_block([&](std::size_t i, std::size_t, std::size_t at) { store(v.direct + at, load<T>(d + i)); });
+        });
+        combine(kGateNorms<Cell>, kNorms<Cell>);
+      }
+
       each_vector(H, active,
                   [&](const View& v, std::size_t row, std::size_t row0, std::size_t rows, std::size_t unit,
                       std::size_t lanes, std::size_t at) __attribute__((always_inline)) {
@@ -302,7 +367,7 @@ void sweep_back(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) 
           s[0] = h ? load_some<T>(h + unit, lanes) : V(T(0));
         }
         next[0] = V(T(0));
-        ds[0] = projected ? load<T>(v.dm + at) : dh_of(v, row, unit, lanes, at);
+        ds[0] = projected ? load<T>(v.dm + at) : has_output ? load<T>(v.direct + at) : dh_of(v, row, unit, lanes, at);
         if constexpr (Cell::states > 1) {
           const T* const c = v.pairs.previous_c(step, row);
           s[1] = c ? load_some<T>(c + unit, lanes) : V(T(0));
@@ -311,10 +376,16 @@ void sweep_back(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) 
         }
         for (int j = 0; j < Cell::peepholes; ++j)
           w[j] = load_some<T>(as<T>(of.weights.weight_ch) + std::size_t(j) * H + unit, lanes);
+        const auto backward = [&]() __attribute__((always_inline)) {
+          if constexpr (has_output)
+            ds[1] = ds[1] + output_norm_backward<Cell>(of, pair, unit, ds[0], next[1], means(v), row);
+          Cell::backward(a, s, next, ds, w, da, da_state);
+        };
         if (has_zoneout(of.noise.zoneout)) {
           const Stays<T> stays(of.noise, step, std::size_t(of.order[row]), unit);
           V stayed[Cell::states];
-          for (int j = projected; j < Cell::states; ++j) {
+          if constexpr (has_output) stayed[0] = load<T>(v.through + at);
+          for (int j = projected || has_output; j < Cell::states; ++j) {
             stayed[j] = select(stays.of[j], ds[j], V(T(0)));
             ds[j] = select(stays.of[j], V(T(0)), ds[j]);
           }
@@ -322,19 +393,21 @@ void sweep_back(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) 
             next[1] = Cell::next_c(a, s);
             if (of.next_c) store_some(as<T>(of.next_c) + pair * H + unit, next[1], lanes);
           }
-          Cell::backward(a, s, next, ds, w, da, da_state);
+          backward();
           for (int j = projected; j < Cell::states; ++j) ds[j] = ds[j] + stayed[j];
         } else {
-          Cell::backward(a, s, next, ds, w, da, da_state);
+          backward();
         }
         for (int gate = has_late ? 1 : 0; gate < G; ++gate) {  // of a cell with two products r's waits, and r stays
           store_some(saved + std::size_t(gate) * H, da[gate], lanes);
           const V d = Cell::separate_state_gradients ? da_state[gate] : da[gate];
           if (Cell::state_slot[gate] != gate) store_some(saved + std::size_t(Cell::state_slot[gate]) * H, d, lanes);
-          store_some(blocks.at(v.packed[turn] + std::size_t(gate) * B * H, row0, rows, row - row0, unit), d, lanes);
+          if constexpr (!has_norms)
+            store_some(blocks.at(v.packed[turn] + std::size_t(gate) * B * H, row0, rows, row - row0, unit), d, lanes);
         }
         if (projected) {
-          if constexpr (Cell::can_project) store_some(as<T>(of.m) + pair * H + unit, Cell::output(a, next[1]), lanes);
+          if constexpr (Cell::can_project)
+            store_some(as<T>(of.m) + pair * H + unit, Cell::output(a[Cell::O], next[1]), lanes);
           store(v.dm + at, V(T(0)));
         } else {
           store(v.direct + at, ds[0]);
@@ -343,6 +416,21 @@ void sweep_back(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) 
         if constexpr (Cell::states > 1) store(v.dc + at, v.pairs.reset(step, row) ? V(T(0)) : ds[1]);
         if constexpr (has_late) store(v.dreset_h + at, V(T(0)));
       });
+      if constexpr (has_norms) {
+        each_norm_block([&](const View& v, std::size_t row, std::size_t unit) {
+          sum_gates<Cell>(v.pairs.sweep, v.pairs.number(step, row), unit, v.norm_sums, row);
+        });
+        combine(0, kGateNorms<Cell>);
+        each_vector(H, active,
+                    [&](const View& v, std::size_t row, std::size_t row0, std::size_t rows, std::size_t unit,
+                        std::size_t lanes, std::size_t) __attribute__((always_inline)) {
+          V d[Cell::accumulators];
+          gate_norms_backward<Cell>(v.pairs.sweep, v.pairs.number(step, row), unit, means(v), row, d);
+          for (int gate = 0; gate < G; ++gate)
+            store_some(blocks.at(v.packed[turn] + std::size_t(gate) * B * H, row0, rows, row - row0, unit), d[G + gate],
+                       lanes);
+        });
+      }
       team.barrier();
       if constexpr (has_late) {
         product(early, G, &View::dreset_h);

@@ -7,14 +7,15 @@
 
 #include "core/table.h"
 #include "cpu/gemm.h"
+#include "cpu/norm_back.h"
 #include "cpu/rnn.h"
 #include "cpu/sequence.h"
 
 namespace fusedstep::ISA {
 
-// sums[column] += each of the n rows of a matrix, for this thread's columns; f(column, its sum).
+// sums[column] += each of the n rows of a matrix, ld apart, for this thread's columns; f(column, its sum).
 template <class T, class F>
-void sum_rows(const Team& team, const T* a, std::size_t n, std::size_t columns, double* sums, F f) {
+void sum_rows(const Team& team, const T* a, std::size_t ld, std::size_t n, std::size_t columns, double* sums, F f) {
   using D = Vec<double>;
   constexpr std::size_t side = 8, width = side * D::size;
   const Share own((columns + width - 1) / width, 1, team.thread, team.threads);
@@ -25,12 +26,12 @@ void sum_rows(const Team& team, const T* a, std::size_t n, std::size_t columns, 
       unroll<side>([&](auto i) __attribute__((always_inline)) { sum[i] = load<double>(sums + first + i * D::size); });
       for (std::size_t row = 0; row < n; ++row)
         unroll<side>([&](auto i) __attribute__((always_inline)) {
-          sum[i] = sum[i] + widen<D>(a + row * columns + first + i * D::size);
+          sum[i] = sum[i] + widen<D>(a + row * ld + first + i * D::size);
         });
       unroll<side>([&](auto i) __attribute__((always_inline)) { store(sums + first + i * D::size, sum[i]); });
     } else {
       for (std::size_t row = 0; row < n; ++row)
-        for (std::size_t i = 0; i < some; ++i) sums[first + i] += double(a[row * columns + first + i]);
+        for (std::size_t i = 0; i < some; ++i) sums[first + i] += double(a[row * ld + first + i]);
     }
     for (std::size_t i = 0; i < some; ++i) f(first + i, sums[first + i]);
   }
@@ -46,6 +47,7 @@ void gradients(const Sweep& sweep, std::size_t begin, std::size_t end, bool add)
   const bool projected = Cell::can_project && P < H;
   const bool more = add || begin > 0;  // what is there are sums already
   const T* const d = as<T>(sweep.saved) + begin * ld;
+  const T* const dinput = d + input_slot<Cell>(0) * H;
   const Pairs<T> pairs{sweep};
 
   // The right-hand sides, packed: W_ih, x, h before each step, r·h or a projection's m.
@@ -65,11 +67,11 @@ void gradients(const Sweep& sweep, std::size_t begin, std::size_t end, bool add)
     team.barrier();
 
     if (sweep.dx)
-      multiply(team, Sum::Chain, n, GH, d, ld, 1, PackedColumns<T>{w, GH, I}, as<T>(sweep.dx) + begin * sweep.ld_dx,
-               sweep.ld_dx);
-    multiply(team, Sum::Blocks, GH, n, d, 1, ld, PackedColumns<T>{x, n, I}, as<T>(sweep.dweight_ih), I, more);
+      multiply(team, Sum::Chain, n, GH, dinput, ld, 1, PackedColumns<T>{w, GH, I},
+               as<T>(sweep.dx) + begin * sweep.ld_dx, sweep.ld_dx);
+    multiply(team, Sum::Blocks, GH, n, dinput, 1, ld, PackedColumns<T>{x, n, I}, as<T>(sweep.dweight_ih), I, more);
     for (std::size_t gate = 0; gate < G; ++gate) {
-      const T* const dgate = d + std::size_t(Cell::state_slot[gate]) * H;
+      const T* const dgate = d + state_slot<Cell>(gate) * H;
       const bool late = has_late && gate >= std::size_t(Cell::LateGates::first);
       multiply(team, Sum::Blocks, H, n, dgate, 1, ld, PackedColumns<T>{late ? other : h, n, P},
                as<T>(sweep.dweight_hh) + gate * H * P, P, more);
@@ -77,19 +79,33 @@ void gradients(const Sweep& sweep, std::size_t begin, std::size_t end, bool add)
     if (projected)
       multiply(team, Sum::Blocks, P, n, as<T>(sweep.dh) + begin * P, 1, P, PackedColumns<T>{other, n, H},
                as<T>(sweep.dweight_hr), H, more);
+    const bool whole = end == sweep.start[sweep.T];  // else the sums go on
+    const auto give = [&](void* vector, std::size_t at, double sum) {
+      if (!vector) return;
+      T& to = as<T>(vector)[at];
+      to = T(add ? double(to) + sum : sum);
+    };
     if (sweep.dbias_ih)
-      sum_rows(team, d, n, ld, sweep.bias_sums, [&](std::size_t column, double sum) {
-        if (end < sweep.start[sweep.T]) return;  // the sums go on
+      sum_rows(team, d, ld, n, std::size_t(Cell::values) * H, sweep.sums, [&](std::size_t column, double sum) {
+        if (!whole) return;
         const std::size_t slot = column / H, unit = column % H;
-        const auto give = [&](void* bias, std::size_t gate) {
-          T& to = as<T>(bias)[gate * H + unit];
-          to = T(add ? double(to) + sum : sum);
-        };
         for (std::size_t gate = 0; gate < G; ++gate) {
-          if (gate == slot) give(sweep.dbias_ih, gate);
-          if (std::size_t(Cell::state_slot[gate]) == slot) give(sweep.dbias_hh, gate);
+          if (gate == slot) give(sweep.dbias_ih, gate * H + unit, sum);
+          if (std::size_t(Cell::state_slot[gate]) == slot) give(sweep.dbias_hh, gate * H + unit, sum);
         }
       });
+    if constexpr (Cell::layer_norm)
+      if (whole && team.thread == 0) {  // the sweep has summed them
+        const double* const sums = sweep.sums + std::size_t(Cell::values) * H;
+        for (std::size_t i = 0; i < GH; ++i) {
+          give(sweep.dgain_ih, i, sums[i]);
+          give(sweep.dgain_hh, i, sums[GH + i]);
+        }
+        for (std::size_t unit = 0; unit < H; ++unit) {
+          give(sweep.dgain_c, unit, sums[2 * GH + unit]);
+          give(sweep.dbias_c, unit, sums[2 * GH + H + unit]);
+        }
+      }
     if constexpr (Cell::peepholes > 0) {
       const Share own((H + N - 1) / N, 1, team.thread, team.threads);
       for (std::size_t unit = own.begin * N; unit < std::min(H, own.end * N); unit += N)

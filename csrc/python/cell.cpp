@@ -74,9 +74,10 @@ struct Batch {
   }
 };
 
-// The weights of a step: a projection is a sequence's alone.
+// The weights of a step, which not every cell has; a projection is a sequence's alone.
 Weights step_weights(const std::string& kind, const py::dict& weights) {
   Weights w(kind, weights);
+  if (!w.cell->forward[0]) throw py::key_error("no step is called " + kind);
   if (w.arrays[5]) value_error({"weight_hr"}, "expected None, as a cell has no projection");
   return w;
 }
@@ -268,6 +269,8 @@ py::dict cells() {
     row["states"] = cell.states;
     row["saved"] = cell.saved;
     row["peepholes"] = cell.peepholes;
+    row["norms"] = cell.norms;
+    row["step"] = cell.forward[0] != nullptr;
     cells[cell.name] = row;
   }
   return cells;

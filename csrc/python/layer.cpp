@@ -118,14 +118,15 @@ struct Run {
   std::shared_ptr<Layer> layer;
   Shape shape;
   py::object x, y, reset;
-  std::vector<py::object> state;                // (D, B, P), (D, B, H)
-  Noise noise;                                  // of the first direction
-  std::vector<py::array> saved, second_states;  // compact, of each direction; `saved` is empty where lean
+  std::vector<py::object> state;  // (D, B, P), (D, B, H)
+  Noise noise;                    // of the first direction
+  // Compact, of each direction; a lean tape has the second states alone.
+  std::vector<py::array> saved, statistics, second_states;
   bool spent = false;
 
   std::size_t bytes() const {
     std::size_t n = 0;
-    for (const auto* arrays : {&saved, &second_states})
+    for (const auto* arrays : {&saved, &statistics, &second_states})
       for (const py::array& array : *arrays) n += std::size_t(array.nbytes());
     return n;
   }
@@ -274,6 +275,7 @@ struct Layer : std::enable_shared_from_this<Layer> {
                                          state,
                                          noise,
                                          {},
+                                         {},
                                          {}});
     const Shape& shape = run->shape;
     std::vector<Sweep> all = sweeps(shape, x, y, reset, state, noise, keep);
@@ -288,6 +290,8 @@ struct Layer : std::enable_shared_from_this<Layer> {
       if (tape == Tape::full) {
         run->saved.push_back(zeros({R, cell->saved * width}, dtype));
         all[d].saved = run->saved.back().mutable_data();
+        run->statistics.push_back(zeros({R, 2 * cell->norms}, dtype));
+        if (cell->norms) all[d].statistics = run->statistics.back().mutable_data();
       }
       if (tape != Tape::none && cell->states > 1) {
         run->second_states.push_back(zeros({R, width}, dtype));
@@ -336,8 +340,9 @@ struct Layer : std::enable_shared_from_this<Layer> {
     const Room room(D() * each, Room::rows);
     const std::size_t columns_bytes = cell->columns_bytes[int(dtype)](H, P);
     const Room weights(D() * std::max(columns_bytes, lean ? packed_bytes() : 0), Room::packed_weights);
-    std::vector<double> bias_sums(D() * std::size_t(cell->saved) * H);
-    std::vector<py::array> replayed;
+    const std::size_t sums_size = (std::size_t(cell->saved) + 2) * H;
+    std::vector<double> sums(D() * sums_size);
+    std::vector<py::array> replayed, replayed_statistics;
     for (std::size_t d = 0; d < D(); ++d) {
       Sweep& sweep = all[d];
       char* at = room.data() + d * each;
@@ -350,7 +355,7 @@ struct Layer : std::enable_shared_from_this<Layer> {
       sweep.compact_x = direct ? sweep.x.data : take(I);
       sweep.ld_x = direct ? std::size_t(sweep.x.row) : I;
       sweep.previous_h = take(P);
-      sweep.bias_sums = bias_sums.data() + d * std::size_t(cell->saved) * H;
+      sweep.sums = sums.data() + d * sums_size;
       if (cell->two_products) sweep.reset_h = take(H);
       if (keeps_next_c) sweep.next_c = take(H);
       if (projected()) {
@@ -362,8 +367,12 @@ struct Layer : std::enable_shared_from_this<Layer> {
         sweep.dx = in_place ? dinput.data : take(I);
         sweep.ld_dx = in_place ? std::size_t(dinput.row) : I;
       }
-      if (lean) replayed.push_back(zeros({Py_ssize_t(R), Py_ssize_t(cell->saved * H)}, dtype));
+      if (lean) {
+        replayed.push_back(zeros({Py_ssize_t(R), Py_ssize_t(cell->saved * H)}, dtype));
+        replayed_statistics.push_back(zeros({Py_ssize_t(R), 2 * cell->norms}, dtype));
+      }
       sweep.saved = (lean ? replayed : run.saved)[d].mutable_data();
+      sweep.statistics = (lean ? replayed_statistics : run.statistics)[d].mutable_data();
       sweep.states = run.second_states.empty() ? nullptr : run.second_states[d].mutable_data();
       if (dout.data) sweep.dy = {static_cast<char*>(dout.data) + d * P * element, dout.step, dout.row};
       for (std::size_t i = 0; i < dstate.size(); ++i)
@@ -381,6 +390,10 @@ struct Layer : std::enable_shared_from_this<Layer> {
       sweep.dbias_hh = gradient(3, {GH});
       sweep.dweight_ch = gradient(4, {std::size_t(cell->peepholes), H});
       sweep.dweight_hr = gradient(5, {P, H});
+      sweep.dgain_ih = gradient(6, {GH});
+      sweep.dgain_hh = gradient(7, {GH});
+      sweep.dgain_c = gradient(8, {H});
+      sweep.dbias_c = gradient(9, {H});
       sweep.columns = weights.data() + d * columns_bytes;
     }
     run.spent = true;  // from here on the gates are overwritten
@@ -412,6 +425,7 @@ struct Layer : std::enable_shared_from_this<Layer> {
       }
     }
     run.saved.clear();
+    run.statistics.clear();
     run.second_states.clear();
   }
 

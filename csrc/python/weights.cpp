@@ -23,6 +23,12 @@ Weights::Weights(const std::string& kind, const py::dict& weights) : cell(&find_
     if (!arrays[i]) throw py::type_error(std::string(kWeightNames[i]) + ": expected an array, got None");
   if (bool(arrays[4]) != (cell->peepholes > 0))
     value_error({"weight_ch"}, arrays[4] ? kind + " has no peepholes" : "expected an array, got None");
+  const bool norms = cell->norms > 0, output = norms && cell->states > 1;
+  for (int i = 6; i < kWeights; ++i) {
+    const bool known = i < 8 ? norms : output, needed = known && i < 9;
+    if (arrays[i] ? !known : needed)
+      value_error({kWeightNames[i]}, arrays[i] ? kind + " has none" : "expected an array, got None");
+  }
 
   const Array& ih = *arrays[0];
   const Array& hh = *arrays[1];
@@ -46,9 +52,11 @@ Weights::Weights(const std::string& kind, const py::dict& weights) : cell(&find_
   P = std::size_t(hh.shape[1]);
   dtype = ih.dtype;
   check_shape(ih, {"weight_ih"}, {rows, ih.shape[1]});
-  for (int i = 2; i < 4; ++i)
+  for (const int i : {2, 3, 6, 7})
     if (arrays[i]) check_shape(*arrays[i], {kWeightNames[i]}, {rows});
   if (arrays[4]) check_shape(*arrays[4], {"weight_ch"}, {cell->peepholes, hidden});
+  for (const int i : {8, 9})
+    if (arrays[i]) check_shape(*arrays[i], {kWeightNames[i]}, {hidden});
   for (int i = 0; i < kWeights; ++i) {
     if (!arrays[i]) continue;
     check_dtype(*arrays[i], {kWeightNames[i]}, dtype);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <iterator>
 #include <optional>
 #include <string>
 
@@ -10,9 +11,9 @@
 
 namespace fusedstep::python {
 
-inline constexpr const char* kWeightNames[] = {"weight_ih", "weight_hh", "bias_ih",
-                                               "bias_hh",   "weight_ch", "weight_hr"};
-inline constexpr int kWeights = 6;
+inline constexpr const char* kWeightNames[] = {"weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_ch",
+                                               "weight_hr", "gain_ih",   "gain_hh", "gain_c",  "bias_c"};
+inline constexpr int kWeights = int(std::size(kWeightNames));
 
 const CellEntry& find_cell(const std::string& kind);
 
@@ -31,7 +32,7 @@ struct Weights {
   Storage storage_of(const std::string& name) const;
   const void* data(int i) const { return arrays[i] ? arrays[i]->data : nullptr; }
   CellWeights pointers(const void* packed, Storage storage = Storage::same) const {
-    return {data(0), data(1), data(2), data(3), data(4), data(5), packed, storage};
+    return {data(0), data(1), data(2), data(3), data(4), data(5), data(6), data(7), data(8), data(9), packed, storage};
   }
   std::size_t packed_bytes(Storage storage = Storage::same) const {
     return cell->packed_bytes[int(dtype)](I, H, P, storage);

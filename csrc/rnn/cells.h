@@ -7,6 +7,7 @@
 
 namespace fusedstep::ISA {
 
-using Cells = TemplateList<LSTM, PeepholeLSTM, CoupledLSTM, CoupledPeepholeLSTM, GRU, GRUResetBefore>;
+using Cells = TemplateList<LSTM, PeepholeLSTM, CoupledLSTM, CoupledPeepholeLSTM, LayerNormLSTM, GRU, GRUResetBefore,
+                           LayerNormGRU>;
 
 }  // namespace fusedstep::ISA

@@ -1,4 +1,4 @@
-// How the rows of a cell's weight matrices reach its accumulators.
+// How the rows of a cell's weight matrices reach its accumulators, and which of these are normalised.
 #pragma once
 
 namespace fusedstep::ISA {
@@ -14,6 +14,11 @@ struct Gates {
 struct NoGates {
   static constexpr int first = 0, count = 0;
   static constexpr int accumulators[1] = {};
+};
+
+// Accumulators first … first+count-1, over all hidden units of a row, are normalised together.
+struct Norm {
+  int first, count;
 };
 
 }  // namespace fusedstep::ISA

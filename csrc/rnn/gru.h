@@ -1,13 +1,18 @@
-// GRU, both kinds: gate mathematics of one step, forward and backward.
+// GRU, both kinds, and the first with layer normalisation: gate mathematics of one step, forward and backward.
 //
 //   r, z = σ(W_i·x + b_i + W_h·h + b_h)
 //   reset after:   n = tanh(W_in·x + b_in + r·(W_hn·h + b_hn))        torch, cuDNN
 //   reset before:  n = tanh(W_in·x + b_in + W_hn·(r·h) + b_hn)        Cho et al. 2014, eq. 5–8
+//   normalised:    reset after, with γ·N(W·x) + b and γ·N(W·h) + b in place of W·x + b and W·h + b, N over r and z
+//   jointly
+//                  and over n                                         Ba, Kiros & Hinton 2016, supplement
 //   h′ = (1−z)·n + z·h
 //
-// The products and biases are done when these functions are called. Reset-before needs a second product, W_hn·(r·h),
-// once every r is known: `reset` closes the first stage and gives r·h.
+// The products and biases, or their normalised forms, are done when these functions are called. Reset-before needs a
+// second product, W_hn·(r·h), once every r is known: `reset` closes the first stage and gives r·h.
 #pragma once
+
+#include <type_traits>
 
 #include "core/fn.h"
 #include "core/math.h"
@@ -37,18 +42,26 @@ struct GRUBase {
   }
 };
 
-template <class T>
-struct GRU : GRUBase<T> {
-  static constexpr const char* name = "gru";
-  static constexpr int accumulators = 4;  // r, z, W_in·x + b_in, W_hn·h + b_hn
-  static constexpr int saved = 4;         // r, z, n, W_hn·h + b_hn
-  using StateGates = Gates<0, 0, 1, 3>;
+template <class T, bool normalized>
+struct GRUResetAfter : GRUBase<T> {
+  static constexpr const char* name = normalized ? "layer_norm_gru" : "gru";
+  static constexpr bool layer_norm = normalized;
+  static constexpr int accumulators = normalized ? 6 : 4;                 // r, z, W_in·x + b_in, W_hn·h + b_hn
+  static constexpr int values = 4;                                        // r, z, n, W_hn·h + b_hn
+  static constexpr int saved = values + (normalized ? accumulators : 0);  // with what was normalised
+  static constexpr Norm norms[] = {{0, 2}, {2, 1}, {3, 2}, {5, 1}};
+  using StateGates = std::conditional_t<normalized, Gates<0, 3, 4, 5>, Gates<0, 0, 1, 3>>;
   using LateGates = NoGates;
   static constexpr bool separate_state_gradients = true;  // n's differs: it passes r
   static constexpr int state_slot[] = {0, 1, 3};
 
   template <class V>
   FN static void forward(V* a, V* s, const V*) {
+    if constexpr (normalized) {
+      a[0] = a[0] + a[3];
+      a[1] = a[1] + a[4];
+      a[3] = a[5];
+    }
     a[0] = sigmoid(a[0]);
     a[1] = sigmoid(a[1]);
     a[2] = tanh(fma(a[0], a[3], a[2]));
@@ -67,10 +80,16 @@ struct GRU : GRUBase<T> {
 };
 
 template <class T>
+using GRU = GRUResetAfter<T, false>;
+template <class T>
+using LayerNormGRU = GRUResetAfter<T, true>;
+
+template <class T>
 struct GRUResetBefore : GRUBase<T> {
   static constexpr const char* name = "gru_reset_before";
+  static constexpr bool layer_norm = false;
   static constexpr int accumulators = 3;  // r, z, n
-  static constexpr int saved = 3;         // r, z, n
+  static constexpr int values = 3, saved = values;
   using StateGates = Gates<0, 0, 1>;
   using LateGates = Gates<2, 2>;
   static constexpr bool separate_state_gradients = false;

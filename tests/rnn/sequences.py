@@ -1,8 +1,8 @@
 """What the tests of sequences share: random cases, their results as flat dicts of arrays, and a mirror.
 
 The mirror runs a case as loops over the library's own cells, one call for each step: what the bits of a sequence are by
-definition. With a projection, which no cell has, the loops are over NumPy's steps. As a module, `python -m
-rnn.sequences` prints the digest of what its process computes, as JSON.
+definition. With layer normalisation, which no cell has, sequences of one step stand in; with a projection the loops are
+over NumPy's steps. As a module, `python -m rnn.sequences` prints the digest of what its process computes, as JSON.
 """
 
 import contextlib
@@ -39,6 +39,8 @@ MODULES: dict[str, Callable[..., Any]] = {
     "coupled_peephole_lstm": partial(rnn.LSTM, peephole=True, coupled=True),
     "gru": rnn.GRU,
     "gru_reset_before": partial(rnn.GRU, reset_after=False),
+    "layer_norm_lstm": partial(rnn.LSTM, layer_norm=True),
+    "layer_norm_gru": partial(rnn.GRU, layer_norm=True),
     "projected_lstm": projected_lstm,
     "projected_peephole_lstm": partial(projected_lstm, peephole=True),
     "projected_coupled_lstm": partial(projected_lstm, coupled=True),
@@ -217,6 +219,11 @@ def draw(
             weights[f"weight_ch{ending}"] = normal(cell["peepholes"], H)
         if P < H:
             weights[f"weight_hr{ending}"] = normal(P, H, scale=2 * H**-0.5)
+        if cell["norms"]:
+            weights |= {f"{name}{ending}": 1 + normal(rows, scale=0.3) for name in ("gain_ih", "gain_hh")}
+        if cell["norms"] and cell["states"] > 1:
+            weights[f"gain_c{ending}"] = 1 + normal(H, scale=0.3)
+            weights |= {f"bias_c{ending}": normal(H)} if bias else {}
     states, dstates = (
         tuple(normal(num_layers * directions, B, n) for n in (P, H)[: cell["states"]]) for _ in ("states", "gradients")
     )
@@ -227,8 +234,33 @@ def draw(
     )  # fmt: skip
 
 
+REFERENCES = {"layer_norm_lstm": rnn.layer_norm_lstm_reference, "layer_norm_gru": rnn.layer_norm_gru_reference}
+
+
+def steps_of_sequences(kind):
+    """A step forward and backward, in the forms of a row of CELLS, as sequences of one step."""
+
+    def step(x, state, *, tape, **weights):
+        inputs, H = x.shape[1], weights["weight_hh"].shape[1]
+        module = MODULES[kind](inputs, H, bias="bias_ih" in weights, dtype=x.dtype, rng=0)
+        module.load({f"{name}_l0": w for name, w in weights.items()})
+        _, out, kept = module.forward(x[None], structured([s[None] for s in arrays_of(state)]))
+        out = structured([s[0] for s in arrays_of(out)])
+        return (out, (module, kept)) if tape else out
+
+    def backward(tape, *dstates):
+        module, kept = tape
+        g = module.backward(kept, None, structured([d[None] for d in dstates]))
+        weights = {name.removesuffix("_l0"): gradient for name, gradient in g.weights.items()}
+        return Gradients(g.x[0], structured([d[0] for d in arrays_of(g.state)]), weights)
+
+    return step, backward
+
+
 def steps_of(kind):
     """A kind's step, forward and backward, and its reference: of a projection all are NumPy's."""
+    if kind in REFERENCES:
+        return *steps_of_sequences(kind), REFERENCES[kind]
     row = CELLS[cell_kind(kind)]
     if kind in CELLS:
         return row.step, row.backward, row.reference

@@ -34,7 +34,7 @@ FORMS = {
     "layers": {"num_layers": 2},
     "layers and directions": {"num_layers": 2, "bidirectional": True},
 }
-kinds = pytest.mark.parametrize("kind", CELLS)  # an ONNX or Keras LSTM has no projection
+kinds = pytest.mark.parametrize("kind", CELLS)  # ONNX and Keras have no projection, nor layer normalisation
 GOLDEN_KINDS = ("lstm", "peephole_lstm", "gru", "gru_reset_before")
 golden_kinds = pytest.mark.parametrize("kind", GOLDEN_KINDS)
 kinds_of_torch = pytest.mark.parametrize("kind", ["lstm", "projected_lstm", "gru"])
@@ -63,10 +63,11 @@ def assert_options(module, case, **options):
         "dropout": 0.0,
         "dtype": case.x.dtype,
     }
-    kind = {"reset_after": case.kind == "gru"}
+    kind = {"reset_after": case.kind != "gru_reset_before"}
     if "lstm" in case.kind:
         kind = {name: name in case.kind for name in ("peephole", "coupled")}
         kind["proj_size"] = case.width if case.width < case.hidden_size else 0
+    kind["layer_norm"] = "layer_norm" in case.kind
     for name, value in (expected | kind | options).items():
         assert getattr(module, name) == value, name
 
@@ -917,7 +918,7 @@ def test_saved_module_is_read(safetensors, tmp_path, kind, form, dtype):
     assert_options(read, case, batch_first=True, dropout=0.1)
     assert_equal_weights(read, case.weights)
     assert repr(read.freeze()) == repr(module)
-    if kind in ("lstm", "projected_lstm", "gru"):
+    if kind in ("lstm", "projected_lstm", "layer_norm_lstm", "gru", "layer_norm_gru"):
         arrays = safetensors.numpy.load_file(tmp_path / "module.safetensors")
         assert_equal_weights(CLASSES[kind].from_torch(arrays), case.weights)
 

@@ -18,7 +18,7 @@ def functions(kind):
     """The function of a kind, and its backward one, with the options that make it."""
     if "lstm" in kind:
         return lstm, lstm_backward, {"coupled": "coupled" in kind}
-    return gru, gru_backward, {"reset_after": kind == "gru"}
+    return gru, gru_backward, {"reset_after": kind != "gru_reset_before"}
 
 
 @pytest.mark.parametrize("kind", MODULES)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fusedstep.rnn import GRU, LSTM
+from fusedstep.rnn.layer_norm import normalized
 from fusedstep.rnn.lstm_cells import sigmoid
 
 from .cells import DTYPES, STATES, arrays_of, assert_same_bits, error, structured
@@ -59,7 +60,14 @@ def drawn(p, word, step, rows, H, layer, seed):
 def gru_step(x, h, seen, w, reset_after):
     """A GRU step whose products see another h than its sum does."""
     H = h.shape[1]
-    a, b = (v @ w[f"weight_{n}"].T + w.get(f"bias_{n}", 0) for v, n in ((x, "ih"), (seen, "hh")))
+
+    def product(v, n):
+        a = v @ w[f"weight_{n}"].T
+        if f"gain_{n}" in w:
+            a = w[f"gain_{n}"] * np.concatenate([normalized(a[:, : 2 * H]), normalized(a[:, 2 * H :])], axis=1)
+        return a + w.get(f"bias_{n}", 0)
+
+    a, b = product(x, "ih"), product(seen, "hh")
     r, z = sigmoid(a[:, :H] + b[:, :H]), sigmoid(a[:, H : 2 * H] + b[:, H : 2 * H])
     late = b[:, 2 * H :]
     if not reset_after:
@@ -83,7 +91,8 @@ def reference(case, seed, *, recurrent_dropout=0.0, zoneout=0.0, masks=True, ori
             if case.reset is not None:
                 state = [np.where(case.reset[t][:, None], 0, s) for s in state]
             h, *c = state
-            new = step(x[t], (h * mask, *c), **w) if c else gru_step(x[t], h, h * mask, w, case.kind == "gru")
+            after = case.kind != "gru_reset_before"
+            new = step(x[t], (h * mask, *c), **w) if c else gru_step(x[t], h, h * mask, w, after)
             stays = [
                 drawn(z, i, origin[0] + t, rows, n, layer, seed) if masks else z
                 for i, (z, n) in enumerate(zip(zoneout, (W, H), strict=True))

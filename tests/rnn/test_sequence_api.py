@@ -161,6 +161,11 @@ def expected_shapes(kind, num_layers, directions, bias=True):
                 shapes[f"weight_ch{ending}"] = (gates - 1, H)
             if W < H:
                 shapes[f"weight_hr{ending}"] = (W, H)
+            if "layer_norm" in kind:
+                shapes |= {f"gain_ih{ending}": (gates * H,), f"gain_hh{ending}": (gates * H,)}
+            if kind == "layer_norm_lstm":
+                shapes[f"gain_c{ending}"] = (H,)
+                shapes |= {f"bias_c{ending}": (H,)} if bias else {}
     return shapes
 
 
@@ -171,11 +176,14 @@ def test_weights_have_names_order_shapes_and_spread(kind, bias, bidirectional):
     module = MODULES[kind](INPUTS, H, 3, bias=bias, bidirectional=bidirectional, rng=3)
     shapes = expected_shapes(kind, 3, 1 + bidirectional, bias)
     assert [(name, array.shape) for name, array in module.weights.items()] == list(shapes.items())
-    for array in module.weights.values():
+    for name, array in module.weights.items():
         assert type(array) is np.ndarray
         assert array.dtype == np.float32
         assert array.flags.c_contiguous
         assert array.flags.writeable
+        if name.startswith(("gain", "bias_c")):
+            assert np.all(array == name.startswith("gain"))
+            continue
         assert 0.9 * H**-0.5 < np.abs(array).max() <= H**-0.5
 
 
@@ -578,7 +586,7 @@ def test_bfloat16_weights_are_rounded_weights(kind, B, H):
     assert stream.quantization_error(x) == np.abs(desired - full).max() / np.abs(full).max()
     for a, b in zip(arrays_of(stream.state), before, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert 0 < stream.quantization_error(x) < 0.02
+    assert 0 < stream.quantization_error(x) < 0.03
     assert module.stream(B).quantization_error(x) == 0
 
 
@@ -602,7 +610,7 @@ def test_unknown_packing_is_refused(call):
         assert not module.frozen
 
 
-@pytest.mark.parametrize("module", ["functional", "gru_cells", "lstm_cells", "sequence", "stream"])
+@pytest.mark.parametrize("module", ["functional", "gru_cells", "layer_norm", "lstm_cells", "sequence", "stream"])
 def test_examples_of_docstrings(module):
     result = doctest.testmod(importlib.import_module(f"fusedstep.rnn.{module}"))
     assert result.attempted > 0

@@ -18,6 +18,9 @@ like_torch = pytest.mark.parametrize("kind", ["lstm", "projected_lstm", "gru"])
 OUTPUT_BOUND = {np.float32: 1e-5, np.float64: 2e-14}
 GRADIENT_BOUND = {np.float32: 3e-5, np.float64: 1e-13}
 
+# Of gradients of three hidden units in float32. Where these lie close together, their norm divides by little.
+SINGLE_BOUND = {kind: 1e-4 if "norm" in kind else 1e-5 for kind in MODULES}
+
 FORMS = {
     "layer": {},
     "no bias": {"bias": False, "num_layers": 2},
@@ -82,7 +85,7 @@ def test_backward_matches_finite_difference(kind, form):
     actual, single = case.run(), case.astype(np.float32).run()
     for name, true in finite_differences(case, case.module()).items():
         assert error(actual[name], true) <= 1e-7, name
-        assert error(single[name], true) <= 1e-5, name
+        assert error(single[name], true) <= SINGLE_BOUND[kind], name
 
 
 @kinds

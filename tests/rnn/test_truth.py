@@ -23,8 +23,8 @@ no_biases = pytest.mark.parametrize("biases", [(), ("bias_ih",), ("bias_hh",)], 
 SHAPES = [(1, 1, 1), (1, 64, 64), (1, 256, 256), (5, 3, 130), (64, 100, 257), (300, 40, 33), (64, 512, 512)]
 
 
-def test_table_has_every_compiled_cell():
-    assert CELLS.keys() == fusedstep._core.cells().keys()
+def test_table_has_every_compiled_cell_with_a_step():
+    assert CELLS.keys() == {kind for kind, cell in fusedstep._core.cells().items() if cell["step"]}
 
 
 def check(step, bounds):

@@ -14,6 +14,7 @@ from fusedstep.rnn.gru_cells import (
     gru_cell_backward_reference,
     gru_cell_reference,
 )
+from fusedstep.rnn.layer_norm import layer_norm_gru_reference, layer_norm_lstm_reference
 from fusedstep.rnn.lstm_cells import (
     LSTMCell,
     kind_of,
@@ -36,7 +37,7 @@ class CellRow(NamedTuple):
     backward_reference: Callable[..., Gradients]  # (x, state, weights, dh) or (x, state, weights, dh, dc)
 
 
-# The cells by their compiled names: what tests and benchmarks iterate.
+# The cells that have a step of their own, by their compiled names: what tests and benchmarks iterate.
 CELLS: dict[str, CellRow] = {
     **{
         kind_of(peephole, coupled): CellRow(
@@ -78,6 +79,8 @@ __all__ = [
     "gru_cell_backward",
     "gru_cell_backward_reference",
     "gru_cell_reference",
+    "layer_norm_gru_reference",
+    "layer_norm_lstm_reference",
     "lstm",
     "lstm_backward",
     "lstm_cell",

@@ -187,9 +187,13 @@ class Module(Formats):
 
     def _layer_names(self, layer: int) -> Iterator[dict[str, str]]:
         """For each direction: the compiled cell's names of a layer's weights, and the module's."""
+        cell = _core.cells()[self._kind]
         names = ["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * self.bias
-        names += ["weight_ch"] * (_core.cells()[self._kind]["peepholes"] > 0)
+        names += ["weight_ch"] * (cell["peepholes"] > 0)
         names += ["weight_hr"] * (self._width < self.hidden_size)
+        if cell["norms"]:
+            names += ["gain_ih", "gain_hh"]
+            names += (["gain_c"] + ["bias_c"] * self.bias) * (cell["states"] > 1)
         for suffix in ("", "_reverse")[: self._directions]:
             yield {name: f"{name}_l{layer}{suffix}" for name in names}
 
@@ -206,6 +210,10 @@ class Module(Formats):
                 "bias_hh": (rows,),
                 "weight_ch": (cell["peepholes"], H),
                 "weight_hr": (P, H),
+                "gain_ih": (rows,),
+                "gain_hh": (rows,),
+                "gain_c": (H,),
+                "bias_c": (H,),
             }
             for names in self._layer_names(layer):
                 shapes |= {ours: by_name[name] for name, ours in names.items()}
@@ -213,9 +221,14 @@ class Module(Formats):
 
     def _drawn(self) -> dict[str, Array]:
         bound = self.hidden_size**-0.5
-        return {
-            name: self._rng.uniform(-bound, bound, shape).astype(self.dtype) for name, shape in self._shapes().items()
-        }
+        constants = {"gain_ih": 1, "gain_hh": 1, "gain_c": 1, "bias_c": 0}
+
+        def initial(name: str, shape: tuple[int, ...]) -> Array:
+            constant = constants.get(name.partition("_l")[0])
+            array = self._rng.uniform(-bound, bound, shape) if constant is None else np.full(shape, constant)
+            return array.astype(self.dtype)
+
+        return {name: initial(name, shape) for name, shape in self._shapes().items()}
 
     def _build(self, weights: dict[str, Array]) -> None:
         self._weights = MappingProxyType(weights)
@@ -278,11 +291,11 @@ class Module(Formats):
         Parameters
         ----------
         weights : {"float32", "bfloat16", "int8"}, optional
-            What the snapshot holds; the module's dtype where None. The others are for inference alone, and leave biases
-            and peepholes as they are. With "bfloat16" each weight is rounded to 8 significant bits: half the bytes.
-            With "int8" each row of a weight matrix, and at every step each row of x and h (of r*h in a product that
-            takes it), becomes integers from -127 to 127, of a scale max(abs(row))/127: a quarter of the bytes, and sums
-            of integers, which are exact.
+            What the snapshot holds; the module's dtype where None. The others are for inference alone, and leave
+            biases, gains and peepholes as they are. With "bfloat16" each weight is rounded to 8 significant bits: half
+            the bytes. With "int8" each row of a weight matrix, and at every step each row of x and h (of r*h in a
+            product that takes it), becomes integers from -127 to 127, of a scale max(abs(row))/127: a quarter of the
+            bytes, and sums of integers, which are exact.
 
         Returns
         -------
@@ -667,9 +680,10 @@ class Module(Formats):
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
                 raise ValueError(f"{name} must be an integer from 0 on, got {value!r}")
         cell, L = _core.cells()[self._kind], self.num_layers
-        kept = cell["states"] - 1 + (cell["saved"] if _kept(tape) == TAPES["full"] else 0)
+        full = _kept(tape) == TAPES["full"]
+        kept = (cell["states"] - 1 + cell["saved"] * full) * self.hidden_size + 2 * cell["norms"] * full
         between = 2 if self.dropout else 1
-        values = L * kept * self.hidden_size + (L - 1) * between * self._width  # a step and row of one direction
+        values = L * kept + (L - 1) * between * self._width  # a step and row of one direction
         return int(T) * int(B) * self._directions * self.dtype.itemsize * values
 
     def _arguments(self) -> dict[str, Any]:

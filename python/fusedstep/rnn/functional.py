@@ -52,8 +52,8 @@ def lstm(
         (h, c), each (layers * directions, batch, H), h with a projection (…, P); None for zeros.
     weights : mapping of str to array_like
         C-contiguous arrays of the dtype of `x` under the names that ``LSTM(...).weights`` has, which are torch's.
-        They are used as they are; widths, layers, directions, biases, peepholes and a projection are those of the
-        arrays.
+        They are used as they are; widths, layers, directions, biases, peepholes, a projection and gains are those of
+        the arrays.
     lengths, reset : optional
         As in a call of `LSTM`.
     batch_first, coupled, dropout, recurrent_dropout, zoneout : optional
@@ -134,7 +134,7 @@ def gru(
         h, (layers * directions, batch, H); None for zeros.
     weights : mapping of str to array_like
         C-contiguous arrays of the dtype of `x` under the names that ``GRU(...).weights`` has, which are torch's. They
-        are used as they are; widths, layers, directions and biases are those of the arrays.
+        are used as they are; widths, layers, directions, biases and gains are those of the arrays.
     lengths, reset : optional
         As in a call of `GRU`.
     batch_first, reset_after, dropout, recurrent_dropout, zoneout : optional

@@ -1,10 +1,18 @@
 """Recurrent layers over whole sequences: LSTM and GRU."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import DTypeLike
 
 from fusedstep.rnn._module import Module
 from fusedstep.rnn.lstm_cells import kind_of
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
 
 
 class LSTM(Module):
@@ -38,6 +46,12 @@ class LSTM(Module):
     proj_size : int, optional
         Width of h where it is projected, smaller than hidden_size: ``h' = W_hr (o tanh(c'))``, ``weight_hr``
         (proj_size, hidden_size), while c stays hidden_size wide [5]_. 0 for no projection.
+    layer_norm : bool, optional
+        Normalise what the weight matrices give, and c' on its way to h', over the hidden units: N(a) = (a - mean(a)) /
+        sqrt(var(a) + 1e-5). ``i, f, g, o = gain_ih N(W_ih x) + b_ih + gain_hh N(W_hh h) + b_hh``, N over all four;
+        ``h' = sigmoid(o) tanh(gain_c N(c') + bias_c)``. With weights ``gain_ih``, ``gain_hh`` (4*hidden_size,), ones at
+        first, ``gain_c``, ones, and ``bias_c``, zeros, (hidden_size,). Not with `peephole`,
+        `coupled` or `proj_size`.
     dtype : dtype, optional
         float32 or float64.
     rng : int or numpy.random.Generator, optional
@@ -53,6 +67,7 @@ class LSTM(Module):
     .. [4] Greff et al., "LSTM: A search space odyssey", IEEE TNNLS 28(10), 2017 (coupled gates).
     .. [5] Sak, Senior and Beaufays, "Long short-term memory recurrent neural network architectures for large scale
        acoustic modeling", Interspeech 2014.
+    .. [6] Ba, Kiros and Hinton, "Layer Normalization", arXiv 1607.06450, 2016, eq. 20 to 22.
 
     Examples
     --------
@@ -82,6 +97,7 @@ class LSTM(Module):
         "peephole",
         "coupled",
         "proj_size",
+        "layer_norm",
     )
     _states = ("h", "c")
 
@@ -100,14 +116,16 @@ class LSTM(Module):
         peephole: bool = False,
         coupled: bool = False,
         proj_size: int = 0,
+        layer_norm: bool = False,
         dtype: DTypeLike = np.float32,
         rng: "int | np.random.Generator | None" = None,  # a string: NumPy imports its generators late
     ) -> None:
-        for name, flag in (("peephole", peephole), ("coupled", coupled)):
-            if not isinstance(flag, bool | np.bool_):
-                raise TypeError(f"{name} must be True or False, got {flag!r}")
-        self.peephole, self.coupled = bool(peephole), bool(coupled)
-        kind = kind_of(peephole, coupled)
+        self.peephole, self.coupled = _flag("peephole", peephole), _flag("coupled", coupled)
+        self.layer_norm = _flag("layer_norm", layer_norm)
+        for name, value in (("peephole", peephole), ("coupled", coupled), ("proj_size", proj_size)):
+            if layer_norm and value:
+                raise ValueError(f"layer_norm must be False with {name}={value!r}, got True")
+        kind = "layer_norm_lstm" if layer_norm else kind_of(peephole, coupled)
         super().__init__(
             kind,
             input_size,
@@ -151,6 +169,10 @@ class GRU(Module):
         modules mix old and new at that rate.
     reset_after : bool, optional
         True: n = tanh(W x + b + r·(W h + b)), as torch and cuDNN. False: n = tanh(W x + b + W (r·h) + b), as the paper.
+    layer_norm : bool, optional
+        Normalise what the weight matrices give over the hidden units: gain N(W x) + b and gain N(W h) + b in place of
+        W x + b and W h + b, where N(a) = (a - mean(a)) / sqrt(var(a) + 1e-5) is over r and z jointly, and over n. With
+        weights ``gain_ih`` and ``gain_hh`` (3*hidden_size,), ones at first. Not with ``reset_after=False``.
     dtype : dtype, optional
         float32 or float64.
     rng : int or numpy.random.Generator, optional
@@ -162,6 +184,7 @@ class GRU(Module):
        EMNLP 2014, eq. 5 to 8.
     .. [2] Gal and Ghahramani, "A theoretically grounded application of dropout in recurrent neural networks", NIPS
        2016; Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations", ICLR 2017.
+    .. [3] Ba, Kiros and Hinton, "Layer Normalization", arXiv 1607.06450, 2016, supplement.
 
     Examples
     --------
@@ -173,7 +196,16 @@ class GRU(Module):
     ((4, 5, 16), (2, 4, 8))
     """
 
-    _options = ("bias", "batch_first", "dropout", "bidirectional", "recurrent_dropout", "zoneout", "reset_after")
+    _options = (
+        "bias",
+        "batch_first",
+        "dropout",
+        "bidirectional",
+        "recurrent_dropout",
+        "zoneout",
+        "reset_after",
+        "layer_norm",
+    )
     _states = ("h",)
 
     def __init__(
@@ -189,13 +221,14 @@ class GRU(Module):
         recurrent_dropout: float = 0.0,
         zoneout: float = 0.0,
         reset_after: bool = True,
+        layer_norm: bool = False,
         dtype: DTypeLike = np.float32,
         rng: "int | np.random.Generator | None" = None,  # a string: NumPy imports its generators late
     ) -> None:
-        if not isinstance(reset_after, bool | np.bool_):
-            raise TypeError(f"reset_after must be True or False, got {reset_after!r}")
-        self.reset_after = bool(reset_after)
-        kind = "gru" if reset_after else "gru_reset_before"
+        self.reset_after, self.layer_norm = _flag("reset_after", reset_after), _flag("layer_norm", layer_norm)
+        if self.layer_norm and not self.reset_after:
+            raise ValueError("layer_norm must be False with reset_after=False, got True")
+        kind = "gru_reset_before" if not reset_after else "layer_norm_gru" if layer_norm else "gru"
         super().__init__(
             kind,
             input_size,

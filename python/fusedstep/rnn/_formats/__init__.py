@@ -53,7 +53,7 @@ class Formats:
         ----------
         state_dict : mapping of str to array_like
             Arrays or CPU tensors under torch's names; float32 or float64. Sizes, layers, directions, biases, projection
-            and dtype are those of the arrays.
+            and dtype are those of the arrays. Gains (``gain_ih_l0``, ...) make a module with ``layer_norm=True``.
         batch_first, dropout : optional
             As in the constructor: a state dict does not hold them.
         prefix : str, optional
@@ -94,6 +94,7 @@ class Formats:
         -------
         dict of str to ndarray
             Under torch's names, in its order, for ``load_state_dict`` once ``torch.from_numpy`` made tensors of them.
+            With ``layer_norm=True``, of which torch has no module, also the gains, and ``bias_c`` of an LSTM.
 
         Raises
         ------

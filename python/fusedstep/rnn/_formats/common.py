@@ -73,6 +73,7 @@ def options_of(family: str, weights: Mapping[str, Array], layers: int, direction
         "num_layers": layers,
         "bias": "bias_ih_l0" in weights,
         "bidirectional": directions == 2,
+        "layer_norm": "gain_ih_l0" in weights,
         "dtype": weights["weight_ih_l0"].dtype.type,
     }
     if family == "LSTM":

@@ -6,7 +6,8 @@ from typing import Any
 
 from fusedstep.rnn._formats.common import ENDINGS, GATES, Found, expect_shape, length, options_of, some, views_of
 
-NAME = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_ch|weight_hr)_l(0|[1-9][0-9]*)(|_reverse)")
+PARTS = "weight_ih|weight_hh|bias_ih|bias_hh|weight_ch|weight_hr|gain_ih|gain_hh|gain_c|bias_c"
+NAME = re.compile(rf"({PARTS})_l(0|[1-9][0-9]*)(|_reverse)")
 
 
 def torch_names(
@@ -23,10 +24,13 @@ def torch_names(
     known = [match.groups() for match in map(NAME.fullmatch, keys) if match]
     layers = 1 + max(int(layer) for _, layer, _ in known)
     endings = ENDINGS[: 2 if any(ending for *_, ending in known) else 1]
-    parts = ["weight_ih", "weight_hh"]
-    parts += ["bias_ih", "bias_hh"] * any(part.startswith("bias") for part, *_ in known)
+    found = {part for part, *_ in known}
+    bias = not found.isdisjoint({"bias_ih", "bias_hh"})
+    parts = ["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * bias
     optional = ["weight_ch"] * peephole + ["weight_hr"] if family == "LSTM" else []
-    parts += [name for name in optional if any(part == name for part, *_ in known)]
+    parts += [name for name in optional if name in found]
+    if any(part.startswith("gain") for part in found):
+        parts += ["gain_ih", "gain_hh"] + (["gain_c"] + ["bias_c"] * bias) * (family == "LSTM")
     few = min(layers, len(keys))  # a name may say l999999999
     wanted = [f"{part}_l{k}{ending}" for k in range(few) for ending in endings for part in parts]
     missing, unknown = [n for n in wanted if n not in keys], [n for n in keys if n not in set(wanted)]
@@ -59,6 +63,8 @@ def read_torch(family: str, arrays: Mapping[str, Any], titles: Mapping[str, str]
             "weight_hh": (rows * H, P),
             "weight_ch": (peepholes, H),
             "weight_hr": (P, H),
+            "gain_c": (H,),
+            "bias_c": (H,),
         }
         expect_shape(titles[name], array, *shapes.get(part, (rows * H,)), of=family)
     layers = sum(name.startswith("weight_ih") for name in weights) // directions
