@@ -46,18 +46,31 @@ FN void unroll(F f) {
   }(std::make_integer_sequence<int, n>{});
 }
 
+// Where, in `partial`, a product's accumulators lie. Known at run time: cells share the tiles.
+template <int C>
+struct Places {
+  std::size_t panel, of[C];  // how far apart those of two panels are; where each one is among a panel's
+
+  template <class Gates>
+  static constexpr Places among(std::size_t accumulators, std::size_t lanes) {
+    Places places{accumulators * lanes, {}};
+    for (int c = 0; c < C; ++c) places.of[c] = std::size_t(Gates::accumulators[c]) * lanes;
+    return places;
+  }
+};
+
 // partial[row..row+R, first..first+P) += a·panel for K > 0 values of k.
-template <int R, int P, int A, class Gates, class T, class S>
-FN void tile(T* partial, std::size_t panels, const T* a, std::size_t row_stride, const S* w, std::size_t stride,
-             std::size_t K) {
+template <int R, int P, int C, class T, class S>
+FN void tile(T* partial, std::size_t panels, const Places<C>& places, const T* a, std::size_t row_stride, const S* w,
+             std::size_t stride, std::size_t K) {
   using V = Vec<T>;
-  constexpr int N = V::size, C = Gates::count;
+  constexpr int N = V::size;
   V sum[R][P][C];
   const auto each = [&](auto f) __attribute__((always_inline)) {  // of the accumulators in registers and in memory
     unroll<R>([&](auto r) __attribute__((always_inline)) {
       unroll<P>([&](auto p) __attribute__((always_inline)) {
         unroll<C>([&](auto c) __attribute__((always_inline)) {
-          f(sum[r][p][c], partial + (r * panels + p) * A * N + Gates::accumulators[c] * N);
+          f(sum[r][p][c], partial + (r * panels + p) * places.panel + places.of[c]);
         });
       });
     });
@@ -120,14 +133,14 @@ FN void tile(T* partial, std::size_t panels, const T* a, std::size_t row_stride,
 }
 
 // The tile of `rows` × `tile_panels`, at most R × P; one of the two is 1.
-template <int R, int P, int A, class Gates, class T, class S>
-void tile_of(std::size_t rows, std::size_t tile_panels, T* partial, std::size_t panels, const T* a,
-             std::size_t row_stride, const S* w, std::size_t stride, std::size_t K) {
-  if (rows == R && tile_panels == P) return tile<R, P, A, Gates>(partial, panels, a, row_stride, w, stride, K);
+template <int R, int P, int C, class T, class S>
+void tile_of(std::size_t rows, std::size_t tile_panels, T* partial, std::size_t panels, const Places<C>& places,
+             const T* a, std::size_t row_stride, const S* w, std::size_t stride, std::size_t K) {
+  if (rows == R && tile_panels == P) return tile<R, P>(partial, panels, places, a, row_stride, w, stride, K);
   if constexpr (R > 1)
-    tile_of<R - 1, P, A, Gates>(rows, tile_panels, partial, panels, a, row_stride, w, stride, K);
+    tile_of<R - 1, P>(rows, tile_panels, partial, panels, places, a, row_stride, w, stride, K);
   else if constexpr (P > 1)
-    tile_of<R, P - 1, A, Gates>(rows, tile_panels, partial, panels, a, row_stride, w, stride, K);
+    tile_of<R, P - 1>(rows, tile_panels, partial, panels, places, a, row_stride, w, stride, K);
 }
 
 // partial += a·panel for `rows` ≤ kRowBlock rows and one panel, or for one row and any number of panels. `a` holds
@@ -137,6 +150,7 @@ void accumulate(std::size_t rows, std::size_t panels, T* partial, const T* a, st
                 std::size_t packed_rows) {
   constexpr std::size_t R = kTileRows<Gates::count>, P = kTilePanels<Gates::count>, N = Vec<T>::size;
   const std::size_t tiles = (rows + R - 1) / R, lines = tiles ? (Source::lines + tiles - 1) / tiles : 0;
+  const auto places = Places<Gates::count>::template among<Gates>(A, N);
   const bool alone = packed_rows == 1;
   const std::size_t block = !alone ? kBlock : Source::packed ? std::max<std::size_t>(K, 1) : kBlock / panels;
   for (std::size_t k = 0; k < K; k += block) {
@@ -144,14 +158,14 @@ void accumulate(std::size_t rows, std::size_t panels, T* partial, const T* a, st
     const auto* const panel = source(k, ks);
     if (alone)
       for (std::size_t first = 0; first < panels; first += P)
-        tile_of<1, P, A, Gates>(1, std::min(P, panels - first), partial + first * A * N, panels, a + k, 0,
-                                panel + first * source.stride, source.stride, ks);
+        tile_of<1, P>(1, std::min(P, panels - first), partial + first * A * N, panels, places, a + k, 0,
+                      panel + first * source.stride, source.stride, ks);
     else
       // Tiles of nearly equal size: none with too few chains in flight. Each asks for its share of the next k-block.
       for (std::size_t i = 0, row = 0; i < tiles; ++i) {
         const std::size_t some = rows / tiles + (i < rows % tiles);
         source.prefetch(k + block, i * lines, std::min<std::size_t>((i + 1) * lines, Source::lines));
-        tile_of<R, 1, A, Gates>(some, 1, partial + row * A * N, 1, a + packed_rows * k + row * ks, ks, panel, 0, ks);
+        tile_of<R, 1>(some, 1, partial + row * A * N, 1, places, a + packed_rows * k + row * ks, ks, panel, 0, ks);
         row += some;
       }
   }

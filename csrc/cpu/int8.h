@@ -133,11 +133,11 @@ template <int C>
 inline constexpr int kCodeRows = std::max(1, (kRegisters - 3) / (C + 2));
 
 // partial[row..row+R, first..first+P) += a·panel.
-template <class Sum, int R, int P, int A, class Gates>
-FN void codes_tile(float* partial, std::size_t panels, const float* a, std::size_t row_stride, const float* panel,
-                   std::size_t stride, std::size_t K) {
+template <class Sum, int R, int P, int C>
+FN void codes_tile(float* partial, std::size_t panels, const Places<C>& places, const float* a, std::size_t row_stride,
+                   const float* panel, std::size_t stride, std::size_t K) {
   using V = Vec<float>;
-  constexpr int N = V::size, C = Gates::count;
+  constexpr int N = V::size;
   CodeWords sum[R][P][C];
   const auto each = [&](auto f) __attribute__((always_inline)) {
     unroll<P>([&](auto p) __attribute__((always_inline)) {
@@ -162,47 +162,49 @@ FN void codes_tile(float* partial, std::size_t panels, const float* a, std::size
     });
   }
   each([&](auto r, auto p, auto c) __attribute__((always_inline)) {
-    float* const at = partial + (r * panels + p) * A * N + Gates::accumulators[c] * N;
+    float* const at = partial + (r * panels + p) * places.panel + places.of[c];
     const V scale = V(a[r * row_stride]) * load<float>(panel + p * stride + c * N);
     store(at, fma(V(__builtin_convertvector(sum[r][p][c], V::Raw)), scale, load<float>(at)));
   });
 }
 
 // The tile of `rows` × `tile_panels`, at most R × P; one of the two is 1.
-template <class Sum, int R, int P, int A, class Gates>
-void codes_tile_of(std::size_t rows, std::size_t tile_panels, float* partial, std::size_t panels, const float* a,
-                   std::size_t row_stride, const float* panel, std::size_t stride, std::size_t K) {
+template <class Sum, int R, int P, int C>
+void codes_tile_of(std::size_t rows, std::size_t tile_panels, float* partial, std::size_t panels,
+                   const Places<C>& places, const float* a, std::size_t row_stride, const float* panel,
+                   std::size_t stride, std::size_t K) {
   if (rows == R && tile_panels == P)
-    return codes_tile<Sum, R, P, A, Gates>(partial, panels, a, row_stride, panel, stride, K);
+    return codes_tile<Sum, R, P>(partial, panels, places, a, row_stride, panel, stride, K);
   if constexpr (R > 1)
-    codes_tile_of<Sum, R - 1, P, A, Gates>(rows, tile_panels, partial, panels, a, row_stride, panel, stride, K);
+    codes_tile_of<Sum, R - 1, P>(rows, tile_panels, partial, panels, places, a, row_stride, panel, stride, K);
   else if constexpr (P > 1)
-    codes_tile_of<Sum, R, P - 1, A, Gates>(rows, tile_panels, partial, panels, a, row_stride, panel, stride, K);
+    codes_tile_of<Sum, R, P - 1>(rows, tile_panels, partial, panels, places, a, row_stride, panel, stride, K);
 }
 
-template <class Sum, int A, class Gates>
-void accumulate_codes_by(std::size_t rows, std::size_t panels, float* partial, const float* a, std::size_t K,
-                         const float* panel, std::size_t stride) {
-  constexpr std::size_t R = kCodeRows<Gates::count>, P = kTilePanels<Gates::count>, N = Vec<float>::size;
+template <class Sum, int C>
+void accumulate_codes_by(std::size_t rows, std::size_t panels, float* partial, const Places<C>& places, const float* a,
+                         std::size_t K, const float* panel, std::size_t stride) {
+  constexpr std::size_t R = kCodeRows<C>, P = kTilePanels<C>;
   const std::size_t row_stride = codes_size(K);
   for (std::size_t first = 0; panels > 1 && first < panels; first += P)
-    codes_tile_of<Sum, 1, P, A, Gates>(1, std::min(P, panels - first), partial + first * A * N, panels, a, row_stride,
-                                       panel + first * stride, stride, K);
+    codes_tile_of<Sum, 1, P>(1, std::min(P, panels - first), partial + first * places.panel, panels, places, a,
+                             row_stride, panel + first * stride, stride, K);
   for (std::size_t row = 0; panels == 1 && row < rows; row += R)
-    codes_tile_of<Sum, R, 1, A, Gates>(std::min(R, rows - row), 1, partial + row * A * N, 1, a + row * row_stride,
-                                       row_stride, panel, 0, K);
+    codes_tile_of<Sum, R, 1>(std::min(R, rows - row), 1, partial + row * places.panel, 1, places, a + row * row_stride,
+                             row_stride, panel, 0, K);
 }
 
 // partial += a·panel for quantised rows and one panel, or for one row and any number of panels, `stride` apart.
 template <int A, class Gates>
 void accumulate_codes(std::size_t rows, std::size_t panels, float* partial, const float* a, std::size_t K,
                       const float* panel, std::size_t stride) {
+  const auto places = Places<Gates::count>::template among<Gates>(A, Vec<float>::size);
 #if defined(__AVX512F__)
   if (__builtin_cpu_supports("avx512vnni"))
-    return accumulate_codes_by<UnsignedWeights, A, Gates>(rows, panels, partial, a, K, panel, stride);
+    return accumulate_codes_by<UnsignedWeights>(rows, panels, partial, places, a, K, panel, stride);
 #endif
   using Sum = std::conditional_t<kNative, Pairs16, UnsignedWeights>;
-  accumulate_codes_by<Sum, A, Gates>(rows, panels, partial, a, K, panel, stride);
+  accumulate_codes_by<Sum>(rows, panels, partial, places, a, K, panel, stride);
 }
 
 }  // namespace fusedstep::ISA

@@ -311,14 +311,11 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
         V s[Cell::states];
         s[0] = projected ? V(T(0)) : h_before(v, row0, rows, r, unit);
         if constexpr (Cell::states > 1) s[1] = load<T>(v.c + place);
-        if (has_zoneout(of.noise.zoneout)) {
-          V before[Cell::states];
-          std::copy_n(s, Cell::states, before);
-          f(s);
+        V before[Cell::states];
+        std::copy_n(s, Cell::states, before);
+        f(s);
+        if (has_zoneout(of.noise.zoneout))
           zone_out(of.noise, step, std::size_t(of.order[row]), unit, projected, Cell::states, before, s);
-        } else {
-          f(s);
-        }
         if constexpr (Cell::states > 1)
           if (of.states) store_some(as<T>(of.states) + v.pairs.number(step, row) * H + unit, s[1], H - unit);
         const bool zero = zero_after(v, row);

@@ -381,9 +381,10 @@ void sweep_back(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) 
             ds[1] = ds[1] + output_norm_backward<Cell>(of, pair, unit, ds[0], next[1], means(v), row);
           Cell::backward(a, s, next, ds, w, da, da_state);
         };
-        if (has_zoneout(of.noise.zoneout)) {
+        const bool zoning = has_zoneout(of.noise.zoneout);
+        V stayed[Cell::states];
+        if (zoning) {
           const Stays<T> stays(of.noise, step, std::size_t(of.order[row]), unit);
-          V stayed[Cell::states];
           if constexpr (has_output) stayed[0] = load<T>(v.through + at);
           for (int j = projected || has_output; j < Cell::states; ++j) {
             stayed[j] = select(stays.of[j], ds[j], V(T(0)));
@@ -393,11 +394,10 @@ void sweep_back(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) 
             next[1] = Cell::next_c(a, s);
             if (of.next_c) store_some(as<T>(of.next_c) + pair * H + unit, next[1], lanes);
           }
-          backward();
-          for (int j = projected; j < Cell::states; ++j) ds[j] = ds[j] + stayed[j];
-        } else {
-          backward();
         }
+        backward();
+        if (zoning)
+          for (int j = projected; j < Cell::states; ++j) ds[j] = ds[j] + stayed[j];
         for (int gate = has_late ? 1 : 0; gate < G; ++gate) {  // of a cell with two products r's waits, and r stays
           store_some(saved + std::size_t(gate) * H, da[gate], lanes);
           const V d = Cell::separate_state_gradients ? da_state[gate] : da[gate];

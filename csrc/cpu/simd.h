@@ -220,7 +220,7 @@ struct Words {
   // The lower halves times b.
   FN friend Words low_product(Words a, std::uint32_t b) {
 #if defined(__AVX512F__)
-    return (Raw)_mm512_mul_epu32((__m512i)a.raw, _mm512_set1_epi64(b));
+    return (Raw)_mm512_maskz_mul_epu32(0xFF, (__m512i)a.raw, _mm512_set1_epi64(b));
 #elif defined(__AVX2__) && FUSEDSTEP_VECTOR_BYTES == 32
     return (Raw)_mm256_mul_epu32((__m256i)a.raw, _mm256_set1_epi64x(b));
 #else
