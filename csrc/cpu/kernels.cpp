@@ -6,6 +6,7 @@
 #include "cpu/sequence.h"
 #include "cpu/sequence_back.h"
 #include "cpu/sequence_gradients.h"
+#include "cpu/sequence_replay.h"
 #include "cpu/simd.h"
 #include "optim/rules.h"
 #include "rnn/cells.h"

@@ -12,8 +12,8 @@
 #include "core/table.h"
 #include "cpu/gemm.h"
 #include "cpu/norm.h"
+#include "cpu/pairs.h"
 #include "cpu/rnn.h"
-#include "cpu/sequence.h"
 #include "cpu/threads.h"
 
 namespace fusedstep::ISA {

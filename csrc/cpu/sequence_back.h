@@ -12,159 +12,10 @@
 #include "cpu/gemm.h"
 #include "cpu/noise.h"
 #include "cpu/norm_back.h"
+#include "cpu/pairs.h"
 #include "cpu/rnn.h"
-#include "cpu/sequence.h"
 
 namespace fusedstep::ISA {
-
-// f(part's begin, part's end) for this thread's part of [begin, end).
-template <class F>
-void split(std::size_t begin, std::size_t end, F f) {
-  const std::size_t n = end - begin;
-  parallel(threads_for(double(n) * 64), [&](const Team& team) {
-    const Share own(n, 1, team.thread, team.threads);
-    f(begin + own.begin, begin + own.end);
-  });
-}
-
-template <class T>
-void gather(const Sweep& sweep) {
-  const Pairs<T> pairs{sweep};
-  const bool copy_x = sweep.compact_x != sweep.x.data;
-  split(0, sweep.start[sweep.T], [&](std::size_t begin, std::size_t end) {
-    pairs.each(begin, end, [&](std::size_t i, std::size_t step, std::size_t row) {
-      const std::size_t pair = begin + i;
-      if (copy_x)
-        std::copy_n(pairs.at(sweep.x, step, row), sweep.I,
-                    as<T>(const_cast<void*>(sweep.compact_x)) + pair * sweep.ld_x);
-      T* const to = as<T>(sweep.previous_h) + pair * sweep.P;
-      const T* const from = pairs.previous_h(step, row);
-      if (!from)
-        std::fill_n(to, sweep.P, T(0));
-      else if (sweep.noise.recurrent > 0)
-        for (std::size_t unit = 0; unit < sweep.P; unit += std::size_t(Vec<T>::size))
-          store_some(to + unit,
-                     load_some<T>(from + unit, sweep.P - unit) *
-                         recurrent_mask<T>(sweep.noise, std::size_t(sweep.order[row]), unit),
-                     sweep.P - unit);
-      else
-        std::copy_n(from, sweep.P, to);
-    });
-  });
-}
-
-// Compact rows of width I to their places in (T, B, I): written, or added to what is there.
-template <class T>
-void scatter(const Sweep& sweep, const void* from, const Strided& dx, bool add) {
-  const Pairs<T> pairs{sweep};
-  split(0, sweep.start[sweep.T], [&](std::size_t begin, std::size_t end) {
-    pairs.each(begin, end, [&](std::size_t i, std::size_t step, std::size_t row) {
-      const T* const d = as<T>(from) + (begin + i) * sweep.I;
-      T* const to = pairs.at(dx, step, row);
-      for (std::size_t k = 0; k < sweep.I; ++k) to[k] = add ? to[k] + d[k] : d[k];
-    });
-  });
-}
-
-template <class Cell>
-void replay(const Sweep& sweep, std::size_t begin, std::size_t end) {
-  using T = typename Cell::Scalar;
-  using V = Vec<T>;
-  using Input = typename Cell::InputGates;
-  using State = typename Cell::StateGates;
-  using Late = typename Cell::LateGates;
-  constexpr int A = Cell::accumulators;
-  constexpr std::size_t N = V::size, S = Cell::saved;
-  constexpr bool has_late = Late::count > 0;
-  const std::size_t I = sweep.I, H = sweep.H, P = sweep.P, pairs_here = end - begin;
-  const Layout<Cell> layout{I, H, P};
-  const Pairs<T> pairs{sweep};
-  const T* const packed = as<T>(sweep.weights.packed);
-  T* const saved = as<T>(sweep.saved);
-  T* const previous_h = as<T>(sweep.previous_h);
-
-  const double work = double(pairs_here) * double(H) * double(I * Input::count + P * (State::count + Late::count));
-  parallel(threads_for(work), [&](const Team& team) {
-    const std::size_t block = std::min(kRowBlock, pairs_here);
-    T* const partial = as<T>(scratch(block * (A * N + I + P) * sizeof(T)));
-    T* const x_room = partial + block * A * N;
-    T* const h_room = x_room + block * I;
-    // f(pair, unit, lanes, accumulators, the state before)
-    const auto each_vector = [&](std::size_t first, std::size_t rows, std::size_t unit, auto f)
-                                 __attribute__((always_inline)) {
-      const std::size_t lanes = H - unit;
-      pairs.each(first, first + rows,
-                 [&](std::size_t i, std::size_t step, std::size_t row) __attribute__((always_inline)) {
-        V s[Cell::states];
-        if constexpr (!Cell::can_project) s[0] = load_some<T>(previous_h + (first + i) * H + unit, lanes);
-        if constexpr (Cell::states > 1) {
-          const T* const c = pairs.previous_c(step, row);
-          s[1] = c ? load_some<T>(c + unit, lanes) : V(T(0));
-        }
-        f(first + i, lanes, partial + i * A * N, s);
-      });
-    };
-    const auto finish = [&](std::size_t first, std::size_t rows, std::size_t panel) {
-      each_vector(first, rows, panel * N,
-                  [&](std::size_t pair, std::size_t lanes, T* at, V* s) __attribute__((always_inline)) {
-        V a[A], w[Cell::peepholes + 1];
-        for (int j = 0; j < A; ++j) a[j] = load<T>(at + j * N);
-        for (int j = 0; j < Cell::peepholes; ++j) w[j] = load<T>(packed + panel * layout.size() + (A + j) * N);
-        Cell::forward(a, s, w);
-        for (std::size_t j = 0; j < S; ++j) store_some(saved + (pair * S + j) * H + panel * N, a[j], lanes);
-      });
-    };
-    split_blocks(team, pairs_here, layout.panels(),
-                 [&](std::size_t row, std::size_t rows, std::size_t first, std::size_t last) {
-      pairs.pack_x(begin + row, begin + row + rows, Storage::same, x_room);
-      pack_each_row(rows, P, h_room, [&](std::size_t i) { return previous_h + (begin + row + i) * P; });
-      for (std::size_t p = first; p < last; ++p) {
-        const T* const panel = packed + p * layout.size();
-        for (std::size_t r = 0; r < rows; ++r) std::copy_n(panel, A * N, partial + r * A * N);
-        accumulate<A, Input>(rows, 1, partial, x_room, I, PackedPanels<Input, T>{panel + Layout<Cell>::kStart, 0},
-                             rows);
-        accumulate<A, State>(rows, 1, partial, h_room, P, PackedPanels<State, T>{panel + layout.state(), 0}, rows);
-        if constexpr (has_late)  // the rest waits for every unit's r·h
-          each_vector(begin + row, rows, p * N,
-                      [&](std::size_t pair, std::size_t lanes, T* at, V* s) __attribute__((always_inline)) {
-            V a[A];
-            for (int j = 0; j < A; ++j) a[j] = load<T>(at + j * N);
-            store_some(as<T>(sweep.reset_h) + pair * H + p * N, Cell::reset(a, s[0]), lanes);
-            for (std::size_t j = 0; j < S; ++j) store_some(saved + (pair * S + j) * H + p * N, a[j], lanes);
-          });
-        else if constexpr (Cell::layer_norm)  // and here for the rows' statistics
-          each_vector(begin + row, rows, p * N,
-                      [&](std::size_t pair, std::size_t lanes, const T* at, V*) __attribute__((always_inline)) {
-            for (std::size_t j = 0; j < A; ++j)
-              store_some(saved + (pair * S + Cell::values + j) * H + p * N, load<T>(at + j * N), lanes);
-          });
-        else
-          finish(begin + row, rows, p);
-      }
-    });
-    if constexpr (Cell::layer_norm) {
-      team.barrier();
-      replay_norms<Cell>(team, sweep, begin, end);
-    }
-    if constexpr (has_late) {
-      static_assert(S == A);
-      team.barrier();
-      split_blocks(team, pairs_here, layout.panels(),
-                   [&](std::size_t row, std::size_t rows, std::size_t first, std::size_t last) {
-        pack_each_row(rows, H, h_room, [&](std::size_t i) { return as<T>(sweep.reset_h) + (begin + row + i) * H; });
-        for (std::size_t p = first; p < last; ++p) {
-          for (std::size_t r = 0; r < rows; ++r)
-            for (std::size_t j = 0; j < S; ++j)
-              store(partial + (r * A + j) * N,
-                    load_some<T>(saved + ((begin + row + r) * S + j) * H + p * N, H - p * N));
-          accumulate<A, Late>(rows, 1, partial, h_room, H,
-                              PackedPanels<Late, T>{packed + p * layout.size() + layout.late(), 0}, rows);
-          finish(begin + row, rows, p);
-        }
-      });
-    }
-  });
-}
 
 // W_hh by panels of its columns, for products with the gates' gradients; then W_hr, for those with the gradient of h.
 template <class Cell>
@@ -235,6 +86,7 @@ void sweep_back(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) 
   };
   const double weights = double(n) * double(H) * double(P) * (G + projected);
   parallel(threads_for_steps(B, weights), [&](const Team& team) {
+    Stays<T> stays;
     // f(view, row, first row and rows of its block, unit, lanes, place in what lies by panels), for own ones of `width`
     // units
     const auto each_vector = [&](std::size_t width, auto active, auto f) __attribute__((always_inline)) {
@@ -304,9 +156,9 @@ void sweep_back(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) 
           const Sweep& of = v.pairs.sweep;
           V dh = dh_of(v, row, unit, lanes, at), stayed(T(0));
           if (has_zoneout(of.noise.zoneout)) {
-            const auto stays = Stays<T>(of.noise, step, std::size_t(of.order[row]), unit).of[0];
-            stayed = select(stays, dh, V(T(0)));
-            dh = select(stays, V(T(0)), dh);
+            stays.look_at(of.noise, step, std::size_t(of.order[row]), unit);
+            stayed = select(stays.of[0], dh, V(T(0)));
+            dh = select(stays.of[0], V(T(0)), dh);
           }
           store_some(as<T>(of.dh) + v.pairs.number(step, row) * P + unit, dh, lanes);
           store_some(h_blocks.at(v.dh, row0, rows, row - row0, unit), dh, lanes);
@@ -344,9 +196,9 @@ void sweep_back(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) 
             const V dh = dh_of(v, row, u, H - u, at), zero(T(0));
             store(d + i, dh);
             if (!has_zoneout(of.noise.zoneout)) return;
-            const auto stays = Stays<T>(of.noise, step, std::size_t(of.order[row]), u).of[0];
-            store(d + i, select(stays, zero, dh));
-            store(v.through + at, select(stays, dh, zero));
+            stays.look_at(of.noise, step, std::size_t(of.order[row]), u);
+            store(d + i, select(stays.of[0], zero, dh));
+            store(v.through + at, select(stays.of[0], dh, zero));
           });
           output_back<Cell>(v.pairs, step, row, unit, d, v.norm_sums);
           each_of_block([&](std::size_t i, std::size_t, std::size_t at) { store(v.direct + at, load<T>(d + i)); });
@@ -384,7 +236,7 @@ void sweep_back(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) 
         const bool zoning = has_zoneout(of.noise.zoneout);
         V stayed[Cell::states];
         if (zoning) {
-          const Stays<T> stays(of.noise, step, std::size_t(of.order[row]), unit);
+          stays.look_at(of.noise, step, std::size_t(of.order[row]), unit);
           if constexpr (has_output) stayed[0] = load<T>(v.through + at);
           for (int j = projected || has_output; j < Cell::states; ++j) {
             stayed[j] = select(stays.of[j], ds[j], V(T(0)));

@@ -8,8 +8,8 @@
 #include "core/table.h"
 #include "cpu/gemm.h"
 #include "cpu/norm_back.h"
+#include "cpu/pairs.h"
 #include "cpu/rnn.h"
-#include "cpu/sequence.h"
 
 namespace fusedstep::ISA {
 
