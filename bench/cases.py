@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any
 
 from fusedstep import _core
 
@@ -135,6 +136,15 @@ class CellCase(RnnCase):
         return replace(self, batch=1)
 
 
+# What modules may do beside the plain cell, by the arguments that ask for it.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "": {},
+    "layer norm": {"layer_norm": True},
+    "recurrent dropout": {"recurrent_dropout": 0.25},
+    "zoneout": {"zoneout": 0.1},
+}
+
+
 @dataclass(frozen=True)
 class SequenceCase(RnnCase):
     """All time steps in one call, forward or forward and backward."""
@@ -142,7 +152,8 @@ class SequenceCase(RnnCase):
     steps: int = 1
     frozen: bool = True
     varied: bool = False  # every second row is half as long
-    layer_norm: bool = False
+    option: str = ""  # of the modules, one of OPTIONS
+    taped: bool = False  # forward alone, as training runs it: with masks and a tape
     backward: bool = False
 
     table = "sequences"
@@ -165,7 +176,7 @@ class SequenceCase(RnnCase):
     @property
     def name(self) -> str:
         how = "forward + backward" if self.backward else "frozen" if self.frozen else "unfrozen"
-        how += ", lengths vary" * self.varied + ", layer norm" * self.layer_norm
+        how += ", lengths vary" * self.varied + ", taped" * self.taped + f", {self.option}" * bool(self.option)
         return f"{self.method.upper()}, T={self.steps} B={self.batch} I=H={self.size}, {how}"
 
     def small(self) -> "SequenceCase":

@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 from fusedstep.optim import OPTIMIZERS
-from fusedstep.rnn import CELLS, layer_norm_gru_reference, layer_norm_lstm_reference
+from fusedstep.rnn import CELLS, GRU, LSTM, layer_norm_gru_reference, layer_norm_lstm_reference
 from numpy.typing import NDArray
 
-from bench.cases import AnyCase, CellCase, OptimCase, RnnCase, SequenceCase, StreamCase
+from bench.cases import OPTIONS, AnyCase, CellCase, OptimCase, RnnCase, SequenceCase, StreamCase
 
 Array = NDArray[Any]
 
 LEARNING_RATE = 0.1  # large, so that the check sees an update far above the rounding of a parameter
 STEPS = 2  # before the check
+SEED = 1  # of masks
 TOLERANCE = 1e-4  # of the change of the parameters, or of the new state: the peers' scalars are rounded to float32
 _BLOCK, _STRIDE = 65_521, 7_919  # primes
 
@@ -81,7 +82,7 @@ def _weights(case: RnnCase, rng: np.random.Generator) -> dict[str, Array]:
     H, rows = case.size, case.gates * case.size
     shapes = {"weight_ih": (rows, H), "weight_hh": (rows, H), "bias_ih": (rows,), "bias_hh": (rows,)}
     weights = {name: _uniform(rng, H**-0.5, *shape) for name, shape in shapes.items()}
-    if isinstance(case, SequenceCase) and case.layer_norm:
+    if isinstance(case, SequenceCase) and case.option == "layer norm":
         gains = {"gain_ih": rows, "gain_hh": rows} | ({"gain_c": H, "bias_c": H} if case.states > 1 else {})
         weights |= {name: 1 + _uniform(rng, 0.5, n) for name, n in gains.items()}
     return weights
@@ -124,6 +125,14 @@ def _packed(state: tuple[Array, ...]) -> Any:
     return state if len(state) > 1 else state[0]
 
 
+def module(case: RnnCase, weights: dict[str, Array]) -> Any:
+    """Return the module of one layer that has these weights, of their dtype."""
+    make: Any = {"lstm": LSTM, "gru": GRU}[case.method]
+    options = OPTIONS[case.option] if isinstance(case, SequenceCase) else {}
+    rnn = make(case.size, case.size, **options, dtype=weights["weight_ih"].dtype)
+    return rnn.load({f"{name}_l0": weight for name, weight in weights.items()})
+
+
 def _step(method: str, x: Array, state: tuple[Array, ...], weights: dict[str, Array]) -> tuple[Array, ...]:
     normalized = {"lstm": layer_norm_lstm_reference, "gru": layer_norm_gru_reference}
     reference: Any = normalized[method] if "gain_ih" in weights else CELLS[method].reference
@@ -142,11 +151,18 @@ def cell_reference(case: CellCase | StreamCase) -> list[Array]:
 
 
 def sequence_reference(case: SequenceCase) -> list[Array]:
-    """Return y and the last state; where the case runs backward, also the gradients of x, state and weights."""
+    """Return y and the last state; where the case runs backward, also the gradients of x, state and weights.
+
+    What masks make is fusedstep's own, in double: none of the peers has these masks.
+    """
     given = sequence(case)
     x, dy = _wide([given.x, given.dy])
     weights = dict(zip(given.weights, _wide(given.weights.values()), strict=True))
     states = [tuple(_wide(given.state))]
+    if case.taped and case.option:
+        rnn = module(case, weights)
+        y, new, _ = rnn.forward(x, _packed(tuple(a[None] for a in states[0])), seed=SEED)
+        return [y, *(a[0] for a in (new if isinstance(new, tuple) else (new,)))]
     y = np.zeros_like(dy)
     for t in range(case.steps):
         runs = (t < given.lengths)[:, None]

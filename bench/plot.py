@@ -14,6 +14,7 @@ from bench.runner import OURS, Outcome
 
 COLORS = {
     OURS: "#1f1f1f",
+    "plain": "#4d4d4d",
     "pure": "#8c8c8c",
     "numpy": "#4c72b0",
     "torch": "#dd6b4d",

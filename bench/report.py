@@ -26,7 +26,8 @@ CAPTIONS = {
     "cells": "ceiling: FMAs on registers, all threads; at batch 1 the weights' way from the caches limits, not this. "
     "torch: cells in inference mode. ONNX Runtime: one node, inputs and outputs bound.",
     "sequences": "ceiling: as for cells. Lengths vary: every second row is half as long; torch packs and pads. "
-    "torch: nn.LSTM and nn.GRU in inference mode, or forward and autograd. NumPy: a loop over the steps.",
+    "torch: nn.LSTM and nn.GRU in inference mode, or forward and autograd. NumPy: a loop over the steps. "
+    "Plain fusedstep: without the option that ends the row's name. Taped: a forward call of training.",
     "streams": "kHz: a step begins so often, and the process sleeps between them. Threads and weights: fusedstep's; "
     "its peer has the run's and float32. ONNX Runtime: one node, inputs and outputs bound, two states in turns.",
 }

@@ -81,7 +81,12 @@ SEQUENCES = (
         for frozen, peers in ((True, RNN_PEERS), (False, ("torch", "onnxruntime")))
         for m in RNNS
     ),
-    *(SequenceCase(m, (), **LONG, layer_norm=True) for m in RNNS),
+    *(SequenceCase(m, ("plain",), **LONG, option="layer norm", targets={"plain": 1.25}) for m in RNNS),
+    *(
+        SequenceCase(m, ("plain",), **LONG, taped=True, option=option, targets={"plain": 1.05})
+        for m in RNNS
+        for option in ("recurrent dropout", "zoneout")
+    ),
     *(SequenceCase(m, ("torch",), **LONG, varied=True, targets={"torch": 1 / 4}) for m in RNNS),
     SequenceCase("lstm", ("torch",), **LONG, frozen=False, backward=True, targets={"torch": 1 / 1.1}),
     SequenceCase("gru", ("torch",), **LONG, frozen=False, backward=True, targets={"torch": 1 / 3}),

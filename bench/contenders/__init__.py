@@ -28,6 +28,7 @@ class Entry(NamedTuple):
 # By the name of the module.
 CONTENDERS = {
     "fusedstep": Entry("fusedstep"),
+    "plain": Entry("plain fusedstep"),
     "pure": Entry("pure Python"),
     "numpy": Entry("NumPy"),
     "torch": Entry("torch", ("torch",)),

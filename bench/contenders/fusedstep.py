@@ -11,7 +11,7 @@ from fusedstep import _core
 from fusedstep.optim import OPTIMIZERS
 
 from bench import contenders, inputs
-from bench.cases import CellCase, OptimCase, RnnCase, SequenceCase, StreamCase
+from bench.cases import CellCase, OptimCase, SequenceCase, StreamCase
 from bench.contenders import Array, Step
 from bench.timing import Sampler
 
@@ -41,14 +41,6 @@ def huge_fraction(arrays: list[Array]) -> float | None:
             inside = sum(max(0, min(end, last) - max(begin, first)) for first, last in spans)
             huge += int(rest.split()[0]) * 1024 * inside / (end - begin)
     return huge / sum(last - first for first, last in spans)
-
-
-def module(case: RnnCase, weights: dict[str, Array]) -> Any:
-    """Return the module of one layer that has these weights."""
-    make: Any = {"lstm": fusedstep.rnn.LSTM, "gru": fusedstep.rnn.GRU}[case.method]
-    rnn = make(case.size, case.size, layer_norm="gain_ih" in weights)
-    rnn.load({f"{name}_l0": weight for name, weight in weights.items()})
-    return rnn
 
 
 def tupled(state: Any) -> tuple[Array, ...]:
@@ -106,7 +98,7 @@ class Contender(contenders.Contender):
 
     def sequence(self, case: SequenceCase) -> Step:
         given = inputs.sequence(case)
-        rnn = module(case, given.weights)
+        rnn = inputs.module(case, given.weights)
         state = tuple(a[None] for a in given.state)
         names: dict[str, Any] = {"rnn": rnn, "x": given.x, "state": state if len(state) > 1 else state[0]}
         ceiling = partial(peak, case.work)
@@ -124,13 +116,16 @@ class Contender(contenders.Contender):
             return Step(statement, names, result, ceiling=ceiling)
         if case.frozen:
             rnn.freeze()
+        if case.taped:
+            names["seed"] = inputs.SEED
+            return Step("y, new, tape = rnn.forward(x, state, seed=seed)", names, result, ceiling=ceiling)
         if case.varied:
             names["lengths"] = given.lengths
         return Step(f"y, new = rnn(x, state{', lengths' * case.varied})", names, result, ceiling=ceiling)
 
     def stream(self, case: StreamCase) -> Step:
         x, _, weights = inputs.cell(case)
-        rnn = module(case, weights)
+        rnn = inputs.module(case, weights)
         rnn.freeze()
         stream = rnn.stream(case.batch, weights=case.weights, threads=case.threads)
         names: dict[str, Any] = {"s": stream, "x": x if case.batch > 1 else x[0]}

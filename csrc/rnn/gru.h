@@ -3,9 +3,9 @@
 //   r, z = σ(W_i·x + b_i + W_h·h + b_h)
 //   reset after:   n = tanh(W_in·x + b_in + r·(W_hn·h + b_hn))        torch, cuDNN
 //   reset before:  n = tanh(W_in·x + b_in + W_hn·(r·h) + b_hn)        Cho et al. 2014, eq. 5–8
-//   normalised:    reset after, with γ·N(W·x) + b and γ·N(W·h) + b in place of W·x + b and W·h + b, N over r and z
-//   jointly
-//                  and over n                                         Ba, Kiros & Hinton 2016, supplement
+//   normalised:    reset after, with γ·N(W·x) + b in place of W·x + b, and likewise of h; N is over r and z jointly,
+//   and
+//                  over n                                             Ba, Kiros & Hinton 2016, supplement
 //   h′ = (1−z)·n + z·h
 //
 // The products and biases, or their normalised forms, are done when these functions are called. Reset-before needs a

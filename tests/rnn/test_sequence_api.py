@@ -586,7 +586,8 @@ def test_bfloat16_weights_are_rounded_weights(kind, B, H):
     assert stream.quantization_error(x) == np.abs(desired - full).max() / np.abs(full).max()
     for a, b in zip(arrays_of(stream.state), before, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert 0 < stream.quantization_error(x) < 0.03
+    bound = 0.03 if "layer_norm" in kind else 0.02  # a norm of the small states of new weights enlarges what is lost
+    assert 0 < stream.quantization_error(x) < bound
     assert module.stream(B).quantization_error(x) == 0
 
 

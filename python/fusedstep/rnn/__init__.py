@@ -5,7 +5,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from fusedstep.rnn._base import Cell, Gradients, Tape
-from fusedstep.rnn._module import Module, SequenceTape
+from fusedstep.rnn._module import Module
+from fusedstep.rnn._tape import SequenceTape
 from fusedstep.rnn.functional import gru, gru_backward, lstm, lstm_backward
 from fusedstep.rnn.gru_cells import (
     GRUCell,

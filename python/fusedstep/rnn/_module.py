@@ -1,9 +1,9 @@
-"""What the modules over whole sequences share: tapes, weights, the run over the layers and back."""
+"""What the modules over whole sequences share: weights, the run over the layers and back."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -12,15 +12,8 @@ from fusedstep import _array, _core
 from fusedstep._array import Array
 from fusedstep.rnn._base import Gradients
 from fusedstep.rnn._formats import Formats
+from fusedstep.rnn._tape import TAPES, Form, Masks, SequenceTape, kept_as
 from fusedstep.rnn.stream import Stream
-
-TAPES = {"lean": 1, "full": 2}
-
-
-def _kept(tape: Any) -> int:
-    if not isinstance(tape, str) or tape not in TAPES:
-        raise ValueError(f"tape: expected 'full' or 'lean', got {tape!r}")
-    return TAPES[tape]
 
 
 def _probability(name: str, value: Any) -> float:
@@ -33,88 +26,6 @@ def _probability(name: str, value: Any) -> float:
 
 class Given(dict[str, Array]):
     """Weights that stand in the place of drawn ones, where a constructor takes `rng`."""
-
-
-class _Masks(NamedTuple):
-    """Whether a run draws masks, and dropout between layers; their seed, and the numbers of its first step and row."""
-
-    drawn: bool = False
-    dropout: float = 0.0
-    seed: int = 0
-    step: int = 0
-    row: int = 0
-
-
-class SequenceTape:
-    """What a module's `forward` leaves for its `backward`, which spends it.
-
-    It refers to the module's weights, the input, the output and the initial state: change none of them in between.
-
-    Attributes
-    ----------
-    nbytes : int
-        Bytes of the arrays that the tape alone holds.
-    spent : bool
-        Whether a backward call has used it.
-    """
-
-    __slots__ = ("_between", "_ends", "_form", "_masks", "_module", "_runs")
-
-    def __init__(
-        self,
-        module: "Module",
-        ends: dict[str, Array],
-        runs: list[_core.Run],
-        between: list[Array],
-        masks: _Masks,
-        form: "_Form",
-    ) -> None:
-        self._module = module
-        self._ends = ends  # x and y
-        self._runs = runs
-        self._between = between  # what the layers hand on: outputs and, with dropout, what was left of them
-        self._masks = masks
-        self._form = form
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the arrays that the tape alone holds."""
-        return sum(run.nbytes for run in self._runs) + sum(array.nbytes for array in self._between)
-
-    @property
-    def spent(self) -> bool:
-        """Whether a backward call has used it."""
-        return any(run.spent for run in self._runs)
-
-
-class _Form:
-    """The layout that a caller's arrays have, and the one that the engine takes: (T, B, n)."""
-
-    __slots__ = ("B", "T", "batch_first", "batched")
-
-    def __init__(self, x: Array, inputs: int, batch_first: bool) -> None:
-        if x.ndim not in (2, 3) or x.shape[-1] != inputs:
-            batched = f"(batch, time, {inputs})" if batch_first else f"(time, batch, {inputs})"
-            raise ValueError(f"x: expected shape {batched} or (time, {inputs}), got {x.shape}")
-        self.batched = x.ndim == 3
-        self.batch_first = batch_first and self.batched
-        self.T, self.B = self.inward(x).shape[:2]
-
-    def shape(self, *after: int) -> tuple[int, ...]:
-        """Return the caller's shape of an array over time and batch."""
-        if not self.batched:
-            return (self.T, *after)
-        return (self.B, self.T, *after) if self.batch_first else (self.T, self.B, *after)
-
-    def inward(self, array: Array) -> Array:
-        """View as (T, B, …)."""
-        if not self.batched:
-            return array[:, None]
-        return array.swapaxes(0, 1) if self.batch_first else array
-
-    def state_shape(self, states: int, hidden: int) -> tuple[int, ...]:
-        """Return the caller's shape of a state."""
-        return (states, self.B, hidden) if self.batched else (states, hidden)
 
 
 class Module(Formats):
@@ -365,7 +276,7 @@ class Module(Formats):
         The same bits frozen or not, at once or in pieces whose state is passed on, step by step with the cells or a
         stream, for a row alone or in a batch, with any number of threads, on every instruction set.
         """
-        y, new, _ = self._run(x, state, lengths, reset, tape=0, masks=_Masks())
+        y, new, _ = self._run(x, state, lengths, reset, tape=0, masks=Masks())
         return y, new
 
     def forward(
@@ -405,7 +316,7 @@ class Module(Formats):
         ValueError, TypeError
             An argument does not fit; the message names it.
         """
-        kept = _kept(tape)
+        kept = kept_as(tape)
         if self.frozen and self._frozen_as != self.dtype.name:
             frozen = f"a module frozen as {self._frozen_as}"
             raise ValueError(f"forward: expected weights in full, got {frozen}; call it, or unfreeze() it")
@@ -419,14 +330,14 @@ class Module(Formats):
             if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 0 <= number < 2**31:
                 raise ValueError(f"origin: expected integers from 0 to 2**31 - 1, got {number!r}")
         return self._run(
-            x, state, lengths, reset, tape=kept, masks=_Masks(True, self.dropout, int(seed), *map(int, origin))
+            x, state, lengths, reset, tape=kept, masks=Masks(True, self.dropout, int(seed), *map(int, origin))
         )
 
     def _run(
-        self, x: Any, state: Any, lengths: Any, reset: Any, *, tape: int, masks: _Masks
+        self, x: Any, state: Any, lengths: Any, reset: Any, *, tape: int, masks: Masks
     ) -> tuple[Array, Any, SequenceTape]:
         x = self._array(x, "x")
-        form = _Form(x, self.input_size, self.batch_first)
+        form = Form(x, self.input_size, self.batch_first)
         states = self._state(state, form, "state")
         if lengths is not None:
             lengths = self._lengths(lengths, form)
@@ -569,7 +480,7 @@ class Module(Formats):
             )
         return array
 
-    def _state(self, state: Any, form: _Form, name: str, prefix: str = "") -> list[Array]:
+    def _state(self, state: Any, form: Form, name: str, prefix: str = "") -> list[Array]:
         total, widths, count = self.num_layers * self._directions, self._state_widths(), len(self._states)
         if state is None:
             return [np.zeros((total, form.B, width), self.dtype) for width in widths]
@@ -590,11 +501,11 @@ class Module(Formats):
     def _state_widths(self) -> tuple[int, ...]:
         return (self._width, self.hidden_size)[: len(self._states)]
 
-    def _form_state(self, arrays: Sequence[Array], form: _Form) -> Any:
+    def _form_state(self, arrays: Sequence[Array], form: Form) -> Any:
         shaped = [array.reshape(form.state_shape(len(array), array.shape[-1])) for array in arrays]
         return shaped[0] if len(shaped) == 1 else tuple(shaped)
 
-    def _lengths(self, lengths: Any, form: _Form) -> Array:
+    def _lengths(self, lengths: Any, form: Form) -> Array:
         array = np.asarray(lengths)
         if array.dtype.kind not in "iu":
             raise TypeError(f"lengths: expected integers, got dtype {array.dtype}")
@@ -605,7 +516,7 @@ class Module(Formats):
             raise ValueError(f"lengths: expected integers from 0 to {form.T}, got {wrong[0]}")
         return array.astype(np.int64)
 
-    def _reset(self, reset: Any, form: _Form) -> Array:
+    def _reset(self, reset: Any, form: Form) -> Array:
         if self.bidirectional:
             raise ValueError("reset: expected None for a bidirectional module, got an array")
         array = np.asarray(reset)
@@ -615,7 +526,7 @@ class Module(Formats):
             raise ValueError(f"reset: expected shape {form.shape()}, got {array.shape}")
         return form.inward(array)
 
-    def _noise(self, layer: int, masks: _Masks) -> _core.Noise:
+    def _noise(self, layer: int, masks: Masks) -> _core.Noise:
         """Return what a layer's sweeps do at random, or the mean of it."""
         zoneout = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout,) * len(self._states)
         h, c = (*zoneout, 0.0)[:2]
@@ -659,7 +570,7 @@ class Module(Formats):
         ]
         form = self._packing(weights)
         return Stream(
-            self, _core.Stream(self._kind, layers, int(batch), int(threads), form, self._noise(0, _Masks())), form
+            self, _core.Stream(self._kind, layers, int(batch), int(threads), form, self._noise(0, Masks())), form
         )
 
     def tape_bytes(self, T: Any, B: Any, tape: str = "full") -> int:
@@ -680,7 +591,7 @@ class Module(Formats):
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
                 raise ValueError(f"{name} must be an integer from 0 on, got {value!r}")
         cell, L = _core.cells()[self._kind], self.num_layers
-        full = _kept(tape) == TAPES["full"]
+        full = kept_as(tape) == TAPES["full"]
         kept = (cell["states"] - 1 + cell["saved"] * full) * self.hidden_size + 2 * cell["norms"] * full
         between = 2 if self.dropout else 1
         values = L * kept + (L - 1) * between * self._width  # a step and row of one direction

@@ -5,7 +5,8 @@ from typing import Any
 
 from fusedstep.rnn._base import Gradients
 from fusedstep.rnn._formats.torch import read_torch, torch_names
-from fusedstep.rnn._module import Given, Module, SequenceTape
+from fusedstep.rnn._module import Given, Module
+from fusedstep.rnn._tape import SequenceTape
 from fusedstep.rnn.sequence import GRU, LSTM
 
 
