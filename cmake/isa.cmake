@@ -1,5 +1,5 @@
-# The instruction sets and their compiler flags: the only place that names them. Each compiles csrc/cpu/kernels.cpp once,
-# into a namespace of its own, and defines FUSEDSTEP_HAVE_<ISA> for the dispatcher.
+# The instruction sets and their compiler flags: the only place that names them. Each compiles csrc/cpu/kernels.cpp once
+# for each scalar type, into a namespace of its own, and defines FUSEDSTEP_HAVE_<ISA> for the dispatcher.
 
 set(FUSEDSTEP_KERNEL_OBJECTS "")
 set(FUSEDSTEP_ISA_DEFINITIONS "")
@@ -13,13 +13,17 @@ function(fusedstep_add_isa name vector_bytes)
   if(wanted_isas AND NOT name IN_LIST wanted_isas)
     return()
   endif()
-  add_library(kernels_${name} OBJECT csrc/cpu/kernels.cpp)
-  target_link_libraries(kernels_${name} PRIVATE fusedstep_options)
-  target_compile_definitions(kernels_${name} PRIVATE ISA=${name} FUSEDSTEP_VECTOR_BYTES=${vector_bytes})
-  # -Wno-psabi: no vector crosses a function boundary that is not inlined.
-  target_compile_options(kernels_${name} PRIVATE ${kernel_optimization} -Wno-psabi -fno-exceptions ${ARGN})
+  foreach(scalar float double)
+    set(kernels kernels_${name}_${scalar})
+    add_library(${kernels} OBJECT csrc/cpu/kernels.cpp)
+    target_link_libraries(${kernels} PRIVATE fusedstep_options)
+    target_compile_definitions(${kernels} PRIVATE ISA=${name} SCALAR=${scalar} FUSEDSTEP_VECTOR_BYTES=${vector_bytes})
+    # -Wno-psabi: no vector crosses a function boundary that is not inlined.
+    target_compile_options(${kernels} PRIVATE ${kernel_optimization} -Wno-psabi -fno-exceptions ${ARGN})
+    list(APPEND FUSEDSTEP_KERNEL_OBJECTS $<TARGET_OBJECTS:${kernels}>)
+  endforeach()
+  set(FUSEDSTEP_KERNEL_OBJECTS ${FUSEDSTEP_KERNEL_OBJECTS} PARENT_SCOPE)
   string(TOUPPER ${name} upper)
-  set(FUSEDSTEP_KERNEL_OBJECTS ${FUSEDSTEP_KERNEL_OBJECTS} $<TARGET_OBJECTS:kernels_${name}> PARENT_SCOPE)
   set(FUSEDSTEP_ISA_DEFINITIONS ${FUSEDSTEP_ISA_DEFINITIONS} FUSEDSTEP_HAVE_${upper} PARENT_SCOPE)
 endfunction()
 

@@ -1,4 +1,4 @@
-// The element types, numbered as the kernel tables index them. A new storage type is a name here and a load/store
+// The element types, each with kernel tables of its own. A new storage type is a name here and a load/store
 // conversion in simd.h.
 #pragma once
 

@@ -1,5 +1,5 @@
-// The seam between the bindings and the kernels of one instruction set (or device): plain pointers and one Table of
-// functions. The bindings know nothing of rules and cells beyond the names and counts written here.
+// The seam between the bindings and the kernels of one instruction set (or device) and dtype: plain pointers and one
+// Table of functions. The bindings know nothing of rules and cells beyond the names and counts written here.
 #pragma once
 
 #include <cstddef>
@@ -30,8 +30,8 @@ struct RuleEntry {
   const char* hyper;  // names of the hyperparameters that `prepare` reads, in order, separated by spaces
   int states;
   // Hyperparameters and step count t (from 1) to the rule that `step` takes: computed in double, rounded once.
-  void (*prepare[kDtypes])(const double* hyper, double t, void* rule);
-  Step step[kDtypes];
+  void (*prepare)(const double* hyper, double t, void* rule);
+  Step step;
 };
 
 // Sums of (scale·g)² over consecutive blocks of kNormBlock elements: blocks [begin, end) of a tensor of n.
@@ -88,8 +88,9 @@ struct CellBackward {
   void* dweight_ch;  // (peepholes, H)
 };
 
-// Sums over time and batch: each kSumBlock of terms is a chain of its own, and the blocks' sums are added in order.
-inline constexpr std::size_t kSumBlock = 128;
+// Sums over time and batch: each kSumBlock of terms is a chain of its own. The blocks' sums are added in order within a
+// pass of kSumPass terms, and so are the passes' sums.
+inline constexpr std::size_t kSumBlock = 64, kSumPass = 1024;
 
 // An array of (steps, rows, …): the distances, in elements, between consecutive steps and rows.
 struct Strided {
@@ -140,8 +141,9 @@ struct Sweep {
   void* dx;          // compact (I), rows ld_dx apart
   std::size_t ld_dx;
   void* next_c;      // compact (H): c′ before zoneout, where peepholes and zoneout of c meet
-  double* sums;      // (saved + 2, H): what follows summed over the pairs so far; zeros before the first. The gates'
-                     // gradients; of a cell with norms the gains' gradients, at last those of gain_c and bias_c
+  double* sums;      // (saved + 2 + peepholes, H): what follows summed over the pairs so far; zeros before the first.
+                     // The gates' gradients; of a cell with norms the gains' gradients, at last those of gain_c and
+                     // bias_c; those of peepholes
   void* dweight_ih;  // shapes as in CellBackward
   void* dweight_hh;
   void* dbias_ih;
@@ -159,29 +161,29 @@ struct CellEntry {
   int gates, states, saved, peepholes;
   bool can_project;
   int norms;  // vectors of a row that are normalised in a step
-  std::size_t (*packed_bytes[kDtypes])(std::size_t I, std::size_t H, std::size_t P, Storage storage);
-  void (*pack[kDtypes])(const CellWeights& weights, std::size_t I, std::size_t H, std::size_t P, void* packed);
+  std::size_t (*packed_bytes)(std::size_t I, std::size_t H, std::size_t P, Storage storage);
+  void (*pack)(const CellWeights& weights, std::size_t I, std::size_t H, std::size_t P, void* packed);
   // Null where the cell has no step of its own: with norms a row's units wait for each other.
-  void (*forward[kDtypes])(const CellForward& call);
-  void (*backward[kDtypes])(const CellBackward& call);
+  void (*forward)(const CellForward& call);
+  void (*backward)(const CellBackward& call);
 
   // Sequences. The sweeps of a layer's directions run side by side. Steps and pairs may be done range by range.
   bool two_products;  // the cell needs Sweep::reset_h
-  std::size_t (*columns_bytes[kDtypes])(std::size_t H, std::size_t P);
-  void (*pack_columns[kDtypes])(const CellWeights& weights, std::size_t H, std::size_t P, void* columns);
+  std::size_t (*columns_bytes)(std::size_t H, std::size_t P);
+  void (*pack_columns)(const CellWeights& weights, std::size_t H, std::size_t P, void* columns);
   // Steps begin … end-1, from `state` to `out`.
-  void (*sweep[kDtypes])(const Sweep* sweeps, int n, std::size_t begin, std::size_t end);
+  void (*sweep)(const Sweep* sweeps, int n, std::size_t begin, std::size_t end);
   // Fills compact_x (unless it is x itself) and previous_h.
-  void (*gather[kDtypes])(const Sweep& sweep);
+  void (*gather)(const Sweep& sweep);
   // Compact rows of width I to their places in (T, B, I): written, or added to what is there.
-  void (*scatter[kDtypes])(const Sweep& sweep, const void* from, const Strided& dx, bool add);
+  void (*scatter)(const Sweep& sweep, const void* from, const Strided& dx, bool add);
   // Fills `saved` and `statistics` for pairs begin … end-1 from x, previous_h and `states`.
-  void (*replay[kDtypes])(const Sweep& sweep, std::size_t begin, std::size_t end);
+  void (*replay)(const Sweep& sweep, std::size_t begin, std::size_t end);
   // Steps end-1 … begin: `saved` becomes the gradients of the gates' preactivations, `dstate` moves to step begin.
-  void (*sweep_back[kDtypes])(const Sweep* sweeps, int n, std::size_t begin, std::size_t end);
-  // Pairs begin … end-1, begin a multiple of kSumBlock: dx, and the weights' gradients, in the end added to what was
+  void (*sweep_back)(const Sweep* sweeps, int n, std::size_t begin, std::size_t end);
+  // Pairs begin … end-1, begin a multiple of kSumPass: dx, and the weights' gradients, in the end added to what was
   // there where `add`. From the first pair to the last.
-  void (*gradients[kDtypes])(const Sweep& sweep, std::size_t begin, std::size_t end, bool add);
+  void (*gradients)(const Sweep& sweep, std::size_t begin, std::size_t end, bool add);
 };
 
 struct DropoutKey {
@@ -191,7 +193,7 @@ struct DropoutKey {
 
 struct MathEntry {
   const char* name;
-  void (*apply[kDtypes])(const void* x, void* y, std::size_t n);
+  void (*apply)(const void* x, void* y, std::size_t n);
 };
 
 struct Table {
@@ -202,14 +204,14 @@ struct Table {
   int n_cells;
   const MathEntry* math;  // the functions of core/math.h, for tests and users
   int n_math;
-  SquareSums square_sums[kDtypes];
-  void (*dropout[kDtypes])(const void* x, void* y, std::size_t n, double p, const DropoutKey& key);
+  SquareSums square_sums;
+  void (*dropout)(const void* x, void* y, std::size_t n, double p, const DropoutKey& key);
   // Runs rounds of fused multiply-adds on registers that wait for nothing; returns their number of FLOPs.
-  double (*fma_loop[kDtypes])(std::size_t rounds);
+  double (*fma_loop)(std::size_t rounds);
 };
 
-// The table that this process uses, chosen at import.
-const Table& table();
+// The table that this process uses, chosen at import. Names and counts are the same for every dtype.
+const Table& table(Dtype dtype = Dtype::f32);
 std::vector<const char*> built_isas();
 // Chooses the best that the machine runs, or the one that FUSEDSTEP_ISA names (null where unset). Returns the error, or
 // "".

@@ -5,9 +5,11 @@
 
 namespace fusedstep {
 
-#define FUSEDSTEP_DECLARE(isa)     \
-  namespace isa {                  \
-  extern const Table kernel_table; \
+#define FUSEDSTEP_DECLARE(isa)                                           \
+  namespace isa {                                                        \
+  extern const Table table_of_float;                                     \
+  extern const Table table_of_double;                                    \
+  constexpr const Table* tables[] = {&table_of_float, &table_of_double}; \
   }
 #ifdef FUSEDSTEP_HAVE_PORTABLE
 FUSEDSTEP_DECLARE(portable)
@@ -38,46 +40,46 @@ bool has_avx512() {
 #endif
 
 struct Candidate {
-  const Table* table;
+  const Table* const* tables;  // by Dtype
   bool (*runs)();
 };
 // Best last.
 const Candidate candidates[] = {
 #ifdef FUSEDSTEP_HAVE_PORTABLE
-    {&portable::kernel_table, [] { return true; }},
+    {portable::tables, [] { return true; }},
 #endif
 #ifdef FUSEDSTEP_HAVE_NEON
-    {&neon::kernel_table, [] { return true; }},
+    {neon::tables, [] { return true; }},
 #endif
 #ifdef FUSEDSTEP_HAVE_WIDE
-    {&wide::kernel_table, has_avx2},
+    {wide::tables, has_avx2},
 #endif
 #ifdef FUSEDSTEP_HAVE_AVX2
-    {&avx2::kernel_table, has_avx2},
+    {avx2::tables, has_avx2},
 #endif
 #ifdef FUSEDSTEP_HAVE_AVX512
-    {&avx512::kernel_table, has_avx512},
+    {avx512::tables, has_avx512},
 #endif
 };
 
-const Table* chosen = nullptr;
+const Table* const* chosen = nullptr;
 
 }  // namespace
 
-const Table& table() { return *chosen; }
+const Table& table(Dtype dtype) { return *chosen[int(dtype)]; }
 
 std::vector<const char*> built_isas() {
   std::vector<const char*> names;
-  for (const Candidate& candidate : candidates) names.push_back(candidate.table->isa);
+  for (const Candidate& candidate : candidates) names.push_back(candidate.tables[0]->isa);
   return names;
 }
 
 std::string choose_table(const char* forced) {
   bool built = false;
   for (const Candidate& candidate : candidates) {
-    const bool wanted = !forced || std::strcmp(forced, candidate.table->isa) == 0;
+    const bool wanted = !forced || std::strcmp(forced, candidate.tables[0]->isa) == 0;
     built = built || wanted;
-    if (wanted && candidate.runs()) chosen = candidate.table;
+    if (wanted && candidate.runs()) chosen = candidate.tables;
   }
   if (chosen) return "";
   std::string names;

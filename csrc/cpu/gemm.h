@@ -25,7 +25,7 @@ namespace fusedstep::ISA {
 template <int C, int R = 1>
 constexpr int tile_rows() {
   constexpr int next = R + 1;
-  if constexpr (next * C + std::min(next, C) + 1 <= kRegisters)
+  if constexpr (next * C <= kRegisters * 3 / 4)
     return tile_rows<C, next>();
   else
     return R;
@@ -34,17 +34,9 @@ template <int C>
 inline constexpr int kTileRows = tile_rows<C>();
 // Panels that one row passes at once: at least 8 independent chains, as many as two units of four cycles' latency need.
 template <int C>
-inline constexpr int kTilePanels = (8 + C - 1) / C;
+inline constexpr int kTilePanels = C > 0 ? (8 + C - 1) / C : 0;
 inline constexpr std::size_t kRowBlock = 96;  // rows that share a pass over a panel: their accumulators stay in L1
 inline constexpr std::size_t kBlock = 16384 / (4 * kVectorBytes);  // k that share a pass: 16 KiB of a panel stay in L1
-
-// f(0), …, f(n-1), each index a constant, so that an array it indexes lives in registers.
-template <int n, class F>
-FN void unroll(F f) {
-  [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
-    (f(std::integral_constant<int, i>{}), ...);
-  }(std::make_integer_sequence<int, n>{});
-}
 
 // Where, in `partial`, a product's accumulators lie. Known at run time: cells share the tiles.
 template <int C>
@@ -59,10 +51,14 @@ struct Places {
   }
 };
 
+// How products reach what is there: each output goes on with its chain; or a block of k is a chain of its own, whose
+// sum is added.
+enum class Sum { chain, blocks };
+
 // partial[row..row+R, first..first+P) += a·panel for K > 0 values of k.
 template <int R, int P, int C, class T, class S>
-FN void tile(T* partial, std::size_t panels, const Places<C>& places, const T* a, std::size_t row_stride, const S* w,
-             std::size_t stride, std::size_t K) {
+FN void tile(Sum kind, T* partial, std::size_t panels, const Places<C>& places, const T* a, std::size_t row_stride,
+             const S* w, std::size_t stride, std::size_t K) {
   using V = Vec<T>;
   constexpr int N = V::size;
   V sum[R][P][C];
@@ -75,7 +71,10 @@ FN void tile(T* partial, std::size_t panels, const Places<C>& places, const T* a
       });
     });
   };
-  each([](V& s, T* at) __attribute__((always_inline)) { s = load<T>(at); });
+  if (kind == Sum::chain)
+    each([](V& s, T* at) __attribute__((always_inline)) { s = load<T>(at); });
+  else
+    each([](V& s, T*) __attribute__((always_inline)) { s = V(T(0)); });
   if (K == 0) __builtin_unreachable();
   if constexpr (std::is_same_v<S, BFloat16>) {
     const auto step = [&](std::size_t k, auto last) __attribute__((always_inline)) {
@@ -99,7 +98,6 @@ FN void tile(T* partial, std::size_t panels, const Places<C>& places, const T* a
     std::size_t k = 0;
     for (; k + 1 < K; k += 2) step(k, std::false_type{});
     if (k < K) step(k, std::true_type{});
-    return each([](const V& s, T* at) __attribute__((always_inline)) { store(at, s); });
   } else {
     // Few instructions a product matter where another hyperthread takes its share of the decoder: the loop is unrolled,
     // and of rows and columns the fewer stay in registers.
@@ -128,44 +126,50 @@ FN void tile(T* partial, std::size_t panels, const Places<C>& places, const T* a
         });
       }
     }
-    each([](const V& s, T* at) __attribute__((always_inline)) { store(at, s); });
   }
+  if (kind == Sum::blocks) each([](V& s, T* at) __attribute__((always_inline)) { s = load<T>(at) + s; });
+  each([](const V& s, T* at) __attribute__((always_inline)) { store(at, s); });
 }
 
 // The tile of `rows` × `tile_panels`, at most R × P; one of the two is 1.
 template <int R, int P, int C, class T, class S>
-void tile_of(std::size_t rows, std::size_t tile_panels, T* partial, std::size_t panels, const Places<C>& places,
-             const T* a, std::size_t row_stride, const S* w, std::size_t stride, std::size_t K) {
-  if (rows == R && tile_panels == P) return tile<R, P>(partial, panels, places, a, row_stride, w, stride, K);
+void tile_of(Sum kind, std::size_t rows, std::size_t tile_panels, T* partial, std::size_t panels,
+             const Places<C>& places, const T* a, std::size_t row_stride, const S* w, std::size_t stride,
+             std::size_t K) {
+  if (rows == R && tile_panels == P) return tile<R, P>(kind, partial, panels, places, a, row_stride, w, stride, K);
   if constexpr (R > 1)
-    tile_of<R - 1, P>(rows, tile_panels, partial, panels, places, a, row_stride, w, stride, K);
+    tile_of<R - 1, P>(kind, rows, tile_panels, partial, panels, places, a, row_stride, w, stride, K);
   else if constexpr (P > 1)
-    tile_of<R, P - 1>(rows, tile_panels, partial, panels, places, a, row_stride, w, stride, K);
+    tile_of<R, P - 1>(kind, rows, tile_panels, partial, panels, places, a, row_stride, w, stride, K);
 }
 
 // partial += a·panel for `rows` ≤ kRowBlock rows and one panel, or for one row and any number of panels. `a` holds
 // `packed_rows` rows as pack_rows lays them out, these being the first; `source` gives panels as PackedPanels does.
+// Blocks are of kSumBlock, which divides kBlock.
 template <int A, class Gates, class T, class Source>
 void accumulate(std::size_t rows, std::size_t panels, T* partial, const T* a, std::size_t K, const Source& source,
-                std::size_t packed_rows) {
+                std::size_t packed_rows, Sum kind = Sum::chain) {
   constexpr std::size_t R = kTileRows<Gates::count>, P = kTilePanels<Gates::count>, N = Vec<T>::size;
   const std::size_t tiles = (rows + R - 1) / R, lines = tiles ? (Source::lines + tiles - 1) / tiles : 0;
   const auto places = Places<Gates::count>::template among<Gates>(A, N);
   const bool alone = packed_rows == 1;
   const std::size_t block = !alone ? kBlock : Source::packed ? std::max<std::size_t>(K, 1) : kBlock / panels;
   for (std::size_t k = 0; k < K; k += block) {
-    const std::size_t ks = std::min(block, K - k);
+    const std::size_t ks = std::min(block, K - k), chain = kind == Sum::chain ? ks : kSumBlock;
     const auto* const panel = source(k, ks);
     if (alone)
       for (std::size_t first = 0; first < panels; first += P)
-        tile_of<1, P>(1, std::min(P, panels - first), partial + first * A * N, panels, places, a + k, 0,
-                      panel + first * source.stride, source.stride, ks);
+        for (std::size_t i = 0; i < ks; i += chain)
+          tile_of<1, P>(kind, 1, std::min(P, panels - first), partial + first * A * N, panels, places, a + k + i, 0,
+                        panel + first * source.stride + i * Source::width, source.stride, std::min(chain, ks - i));
     else
       // Tiles of nearly equal size: none with too few chains in flight. Each asks for its share of the next k-block.
-      for (std::size_t i = 0, row = 0; i < tiles; ++i) {
-        const std::size_t some = rows / tiles + (i < rows % tiles);
-        source.prefetch(k + block, i * lines, std::min<std::size_t>((i + 1) * lines, Source::lines));
-        tile_of<R, 1>(some, 1, partial + row * A * N, 1, places, a + packed_rows * k + row * ks, ks, panel, 0, ks);
+      for (std::size_t t = 0, row = 0; t < tiles; ++t) {
+        const std::size_t some = rows / tiles + (t < rows % tiles);
+        source.prefetch(k + block, t * lines, std::min<std::size_t>((t + 1) * lines, Source::lines));
+        for (std::size_t i = 0; i < ks; i += chain)
+          tile_of<R, 1>(kind, some, 1, partial + row * A * N, 1, places, a + packed_rows * k + row * ks + i, ks,
+                        panel + i * Source::width, 0, std::min(chain, ks - i));
         row += some;
       }
   }
@@ -240,8 +244,8 @@ const T* pack_rows(const T* a, std::size_t row_stride, std::size_t k_stride, std
     const T* const from = a + k * k_stride;
     // Squares of vectors where rows lie side by side; one by one what is left.
     const std::size_t whole_rows = row_stride == 1 ? rows / N * N : 0, whole_ks = ks / N * N;
-    for (std::size_t row = 0; row < whole_rows; row += N)
-      for (std::size_t i = 0; i < whole_ks; i += N) {
+    for (std::size_t i = 0; i < whole_ks; i += N)
+      for (std::size_t row = 0; row < whole_rows; row += N) {
         Vec<T> square[N];
         unroll<N>([&](auto j) __attribute__((always_inline)) { square[j] = load<T>(from + (i + j) * k_stride + row); });
         transpose(square);
@@ -290,7 +294,7 @@ void pack_transposed(const T* w, std::size_t H, std::size_t ld, std::size_t unit
 template <class Gates, class T>
 struct PackingPanels {
   static constexpr bool packed = false;
-  static constexpr std::size_t stride = kBlock * Gates::count * Vec<T>::size;
+  static constexpr std::size_t width = Gates::count * Vec<T>::size, stride = kBlock * width;
   const T* w;
   std::size_t H, ld, unit, panels;
   T* room;
@@ -318,6 +322,17 @@ FN Vec<T> load_some(const T* p, std::size_t n) {
 template <class T>
 FN void store_some(T* p, Vec<T> a, std::size_t n) {
   n >= std::size_t(Vec<T>::size) ? store(p, a) : store_n(p, a, int(n));
+}
+
+// f(first, count) for groups of the panels begin … end-1; from the last one on where `backwards`. Passes over the same
+// weights that turn each time find in the caches what the last one read at its end.
+template <class F>
+FN void each_group(std::size_t begin, std::size_t end, std::size_t group, bool backwards, F f) {
+  const std::size_t groups = (end - begin + group - 1) / group;
+  for (std::size_t i = 0; i < groups; ++i) {
+    const std::size_t first = begin + (backwards ? groups - 1 - i : i) * group;
+    f(first, std::min(group, end - first));
+  }
 }
 
 // This thread's share of `rows` × `panels`: f(row, rows, first panel, last panel) for blocks of up to kRowBlock rows.
@@ -398,25 +413,22 @@ void pack_columns(const Team& team, const T* b, std::size_t ld, std::size_t K, s
   for (std::size_t p = own.begin; p < own.end; ++p) from.panel(p, 0, to + p * K * kColumns<T>)(0, K);
 }
 
-// C (M, N) = A·B, A (M, K) with any strides. `Chain`: each output is one chain over k from 0. `Blocks`: each kSumBlock
-// of k is such a chain, and the sums are added in order, to what C holds where `add`.
-enum class Sum { Chain, Blocks };
-
+// C (M, N) = A·B, A (M, K) with any strides; or, in blocks, what C holds plus it where `add`.
 template <class T, class B>
 void multiply(const Team& team, Sum kind, std::size_t M, std::size_t K, const T* a, std::size_t row_stride,
               std::size_t k_stride, const B& b, T* c, std::size_t ldc, bool add = false) {
   using V = Vec<T>;
   constexpr std::size_t L = V::size, width = kColumns<T>;
-  const std::size_t N = b.N, block = kind == Sum::Chain ? 2 * kSumBlock : kSumBlock;  // k between visits to C
-  T* const partial = static_cast<T*>(scratch((kRowBlock * (width + 2 * kSumBlock) + B::room) * sizeof(T)));
+  const std::size_t N = b.N, room = std::min(K, kSumPass);
+  T* const partial = static_cast<T*>(scratch((kRowBlock * (width + room) + B::room) * sizeof(T)));
   T* const panel_room = partial + kRowBlock * width;
   T* const rows_room = panel_room + B::room;
   split_blocks(team, M, column_panels<T>(N),
                [&](std::size_t row, std::size_t rows, std::size_t first, std::size_t last) {
     std::size_t k = 0;
     do {  // once even where K is 0: C is written then too
-      const std::size_t ks = std::min(block, K - k);
-      const bool chained = kind == Sum::Chain && k > 0, added = kind == Sum::Blocks && (k > 0 || add);
+      const std::size_t ks = std::min(kSumPass, K - k);
+      const bool resumed = kind == Sum::chain && k > 0, added = kind == Sum::blocks && (k > 0 || add);
       const T* const rows_of_a =
           pack_rows(a + row * row_stride + k * k_stride, row_stride, k_stride, rows, ks, rows_room);
       for (std::size_t column = first * width; column < std::min(N, last * width); column += width) {
@@ -427,13 +439,13 @@ void multiply(const Team& team, Sum kind, std::size_t M, std::size_t K, const T*
               f(partial + r * width + j, c + (row + r) * ldc + column + j, columns - j);
         };
         std::fill_n(partial, rows * width, T(0));
-        if (chained) each_vector([&](T* sum, T* out, std::size_t n) { store(sum, load_some<T>(out, n)); });
-        accumulate<4, Columns>(rows, 1, partial, rows_of_a, ks, b.panel(column / width, k, panel_room), rows);
+        if (resumed) each_vector([&](T* sum, T* out, std::size_t n) { store(sum, load_some<T>(out, n)); });
+        accumulate<4, Columns>(rows, 1, partial, rows_of_a, ks, b.panel(column / width, k, panel_room), rows, kind);
         each_vector([&](T* sum, T* out, std::size_t n) {
           store_some(out, added ? load_some<T>(out, n) + load<T>(sum) : load<T>(sum), n);
         });
       }
-      k += block;
+      k += kSumPass;
     } while (k < K);
   });
 }

@@ -133,7 +133,7 @@ template <int C>
 inline constexpr int kCodeRows = std::max(1, (kRegisters - 3) / (C + 2));
 
 // partial[row..row+R, first..first+P) += a·panel.
-template <class Sum, int R, int P, int C>
+template <class Dot, int R, int P, int C>
 FN void codes_tile(float* partial, std::size_t panels, const Places<C>& places, const float* a, std::size_t row_stride,
                    const float* panel, std::size_t stride, std::size_t K) {
   using V = Vec<float>;
@@ -151,14 +151,14 @@ FN void codes_tile(float* partial, std::size_t panels, const Places<C>& places, 
     __builtin_memcpy(&bits, a + r * row_stride + i, sizeof bits);
     return bits;
   };
-  each([&](auto r, auto p, auto c) __attribute__((always_inline)) { sum[r][p][c] = Sum::begin(word(r, 1)); });
+  each([&](auto r, auto p, auto c) __attribute__((always_inline)) { sum[r][p][c] = Dot::begin(word(r, 1)); });
   const float* w = panel + C * N;
   for (std::size_t i = 0; i < words_for(K); ++i, w += C * N) {
     CodeWords codes[R], column[P][C];
     unroll<R>([&](auto r) __attribute__((always_inline)) { codes[r] = CodeWords{} + word(r, kCodes + i); });
     each([&](auto r, auto p, auto c) __attribute__((always_inline)) {
       if constexpr (r == 0) column[p][c] = to_bits(load<float>(w + p * stride + c * N));
-      sum[r][p][c] = Sum::add(sum[r][p][c], codes[r], column[p][c]);
+      sum[r][p][c] = Dot::add(sum[r][p][c], codes[r], column[p][c]);
     });
   }
   each([&](auto r, auto p, auto c) __attribute__((always_inline)) {
@@ -169,28 +169,28 @@ FN void codes_tile(float* partial, std::size_t panels, const Places<C>& places, 
 }
 
 // The tile of `rows` × `tile_panels`, at most R × P; one of the two is 1.
-template <class Sum, int R, int P, int C>
+template <class Dot, int R, int P, int C>
 void codes_tile_of(std::size_t rows, std::size_t tile_panels, float* partial, std::size_t panels,
                    const Places<C>& places, const float* a, std::size_t row_stride, const float* panel,
                    std::size_t stride, std::size_t K) {
   if (rows == R && tile_panels == P)
-    return codes_tile<Sum, R, P>(partial, panels, places, a, row_stride, panel, stride, K);
+    return codes_tile<Dot, R, P>(partial, panels, places, a, row_stride, panel, stride, K);
   if constexpr (R > 1)
-    codes_tile_of<Sum, R - 1, P>(rows, tile_panels, partial, panels, places, a, row_stride, panel, stride, K);
+    codes_tile_of<Dot, R - 1, P>(rows, tile_panels, partial, panels, places, a, row_stride, panel, stride, K);
   else if constexpr (P > 1)
-    codes_tile_of<Sum, R, P - 1>(rows, tile_panels, partial, panels, places, a, row_stride, panel, stride, K);
+    codes_tile_of<Dot, R, P - 1>(rows, tile_panels, partial, panels, places, a, row_stride, panel, stride, K);
 }
 
-template <class Sum, int C>
+template <class Dot, int C>
 void accumulate_codes_by(std::size_t rows, std::size_t panels, float* partial, const Places<C>& places, const float* a,
                          std::size_t K, const float* panel, std::size_t stride) {
   constexpr std::size_t R = kCodeRows<C>, P = kTilePanels<C>;
   const std::size_t row_stride = codes_size(K);
   for (std::size_t first = 0; panels > 1 && first < panels; first += P)
-    codes_tile_of<Sum, 1, P>(1, std::min(P, panels - first), partial + first * places.panel, panels, places, a,
+    codes_tile_of<Dot, 1, P>(1, std::min(P, panels - first), partial + first * places.panel, panels, places, a,
                              row_stride, panel + first * stride, stride, K);
   for (std::size_t row = 0; panels == 1 && row < rows; row += R)
-    codes_tile_of<Sum, R, 1>(std::min(R, rows - row), 1, partial + row * places.panel, 1, places, a + row * row_stride,
+    codes_tile_of<Dot, R, 1>(std::min(R, rows - row), 1, partial + row * places.panel, 1, places, a + row * row_stride,
                              row_stride, panel, 0, K);
 }
 
@@ -203,8 +203,8 @@ void accumulate_codes(std::size_t rows, std::size_t panels, float* partial, cons
   if (__builtin_cpu_supports("avx512vnni"))
     return accumulate_codes_by<UnsignedWeights>(rows, panels, partial, places, a, K, panel, stride);
 #endif
-  using Sum = std::conditional_t<kNative, Pairs16, UnsignedWeights>;
-  accumulate_codes_by<Sum>(rows, panels, partial, places, a, K, panel, stride);
+  using Dot = std::conditional_t<kNative, Pairs16, UnsignedWeights>;
+  accumulate_codes_by<Dot>(rows, panels, partial, places, a, K, panel, stride);
 }
 
 }  // namespace fusedstep::ISA

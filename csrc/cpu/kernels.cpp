@@ -1,4 +1,5 @@
-// Compiled once per instruction set: instantiates every rule and cell and exports them as one Table.
+// Compiled once per instruction set and SCALAR (float, double): instantiates every rule and cell and exports them as
+// one Table.
 #include "core/math.h"
 #include "core/table.h"
 #include "cpu/loops.h"
@@ -14,12 +15,14 @@
 namespace fusedstep::ISA {
 namespace {
 
+using T = SCALAR;
+
 constexpr auto rules = Rules::table([]<template <class> class Rule>() {
-  return RuleEntry{.name = Rule<double>::name,
-                   .hyper = Rule<double>::hyper,
-                   .states = Rule<double>::states,
-                   .prepare = {prepare<Rule, float>, prepare<Rule, double>},
-                   .step = {update<Rule, float>, update<Rule, double>}};
+  return RuleEntry{.name = Rule<T>::name,
+                   .hyper = Rule<T>::hyper,
+                   .states = Rule<T>::states,
+                   .prepare = prepare<Rule, T>,
+                   .step = update<Rule, T>};
 });
 
 // A cell's own step, but where there is none.
@@ -38,34 +41,33 @@ constexpr auto backward_of() {
     return backward<Cell>;
 }
 
-constexpr auto cells = Cells::table([]<template <class> class Cell>() {
-  return CellEntry{.name = Cell<float>::name,
-                   .gates = Cell<float>::gates,
-                   .states = Cell<float>::states,
-                   .saved = Cell<float>::saved,
-                   .peepholes = Cell<float>::peepholes,
-                   .can_project = Cell<float>::can_project,
-                   .norms = kNorms<Cell<float>>,
-                   .packed_bytes = {packed_bytes<Cell<float>>, packed_bytes<Cell<double>>},
-                   .pack = {pack<Cell<float>>, pack<Cell<double>>},
-                   .forward = {forward_of<Cell<float>>(), forward_of<Cell<double>>()},
-                   .backward = {backward_of<Cell<float>>(), backward_of<Cell<double>>()},
-                   .two_products = Cell<float>::LateGates::count > 0,
-                   .columns_bytes = {columns_bytes<Cell<float>>, columns_bytes<Cell<double>>},
-                   .pack_columns = {pack_columns<Cell<float>>, pack_columns<Cell<double>>},
-                   .sweep = {sweep<Cell<float>>, sweep<Cell<double>>},
-                   .gather = {gather<float>, gather<double>},
-                   .scatter = {scatter<float>, scatter<double>},
-                   .replay = {replay<Cell<float>>, replay<Cell<double>>},
-                   .sweep_back = {sweep_back<Cell<float>>, sweep_back<Cell<double>>},
-                   .gradients = {gradients<Cell<float>>, gradients<Cell<double>>}};
+constexpr auto cells = Cells::table([]<template <class> class Template>() {
+  using Cell = Template<T>;
+  return CellEntry{.name = Cell::name,
+                   .gates = Cell::gates,
+                   .states = Cell::states,
+                   .saved = Cell::saved,
+                   .peepholes = Cell::peepholes,
+                   .can_project = Cell::can_project,
+                   .norms = kNorms<Cell>,
+                   .packed_bytes = packed_bytes<Cell>,
+                   .pack = pack<Cell>,
+                   .forward = forward_of<Cell>(),
+                   .backward = backward_of<Cell>(),
+                   .two_products = Cell::LateGates::count > 0,
+                   .columns_bytes = columns_bytes<Cell>,
+                   .pack_columns = pack_columns<Cell>,
+                   .sweep = sweep<Cell>,
+                   .gather = gather<T>,
+                   .scatter = scatter<T>,
+                   .replay = replay<Cell>,
+                   .sweep_back = sweep_back<Cell>,
+                   .gradients = gradients<Cell>};
 });
 
 template <auto f>
 constexpr MathEntry function(const char* name) {
-  return {name, {[](const void* x, void* y, std::size_t n) {
-    map<float>(x, y, n, [](auto v) { return f(v); });
-  }, [](const void* x, void* y, std::size_t n) { map<double>(x, y, n, [](auto v) { return f(v); }); }}};
+  return {name, [](const void* x, void* y, std::size_t n) { map<T>(x, y, n, [](auto v) { return f(v); }); }};
 }
 constexpr MathEntry math[] = {
     function<[](auto x) { return exp(x); }>("exp"),
@@ -73,22 +75,25 @@ constexpr MathEntry math[] = {
     function<[](auto x) { return tanh(x); }>("tanh"),
 };
 
-// The macro's value as a string.
+// A macro's value as a string, and as part of a name.
 #define FUSEDSTEP_QUOTE(x) #x
 #define FUSEDSTEP_STRING(x) FUSEDSTEP_QUOTE(x)
+#define FUSEDSTEP_PASTE(a, b) a##b
+#define FUSEDSTEP_JOIN(a, b) FUSEDSTEP_PASTE(a, b)
+#define FUSEDSTEP_TABLE FUSEDSTEP_JOIN(table_of_, SCALAR)
 
 }  // namespace
 
-extern const Table kernel_table;
-const Table kernel_table = {.isa = FUSEDSTEP_STRING(ISA),
-                            .rules = rules.data(),
-                            .n_rules = int(rules.size()),
-                            .cells = cells.data(),
-                            .n_cells = int(cells.size()),
-                            .math = math,
-                            .n_math = int(std::size(math)),
-                            .square_sums = {square_sums<float>, square_sums<double>},
-                            .dropout = {dropout<float>, dropout<double>},
-                            .fma_loop = {fma_loop<float>, fma_loop<double>}};
+extern const Table FUSEDSTEP_TABLE;
+const Table FUSEDSTEP_TABLE = {.isa = FUSEDSTEP_STRING(ISA),
+                               .rules = rules.data(),
+                               .n_rules = int(rules.size()),
+                               .cells = cells.data(),
+                               .n_cells = int(cells.size()),
+                               .math = math,
+                               .n_math = int(std::size(math)),
+                               .square_sums = square_sums<T>,
+                               .dropout = dropout<T>,
+                               .fma_loop = fma_loop<T>};
 
 }  // namespace fusedstep::ISA

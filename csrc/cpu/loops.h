@@ -108,8 +108,8 @@ double fma_loop(std::size_t rounds) {
   const V a(opaque[0]), b(opaque[1]);
   V sums[kChains];
   for (int i = 0; i < kChains; ++i) sums[i] = V(T(i));
-  for (std::size_t r = 0; r < rounds * 512; ++r)
-    for (auto& sum : sums) sum = fma(sum, a, b);
+  for (std::size_t r = 0; r < rounds * 512; ++r)  // unrolled, or the sums lie in memory
+    unroll<kChains>([&](auto i) __attribute__((always_inline)) { sums[i] = fma(sums[i], a, b); });
   for (auto& sum : sums) opaque[2] = sum.raw[0];
   return double(rounds) * 512 * kChains * V::size * 2;
 }

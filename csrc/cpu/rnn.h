@@ -46,6 +46,11 @@ struct Layout {
   std::size_t total() const { return projection() + projection_panels() * projection_size(); }
 };
 
+// Panels that one row passes at once: as many as the products' tiles have.
+template <class Cell>
+inline constexpr std::size_t kGroup = std::max(
+    {kTilePanels<Cell::InputGates::count>, kTilePanels<Cell::StateGates::count>, kTilePanels<Cell::LateGates::count>});
+
 template <class T>
 const T* as(const void* p) {
   return static_cast<const T*>(p);
@@ -170,10 +175,9 @@ class Panels {
   using T = typename Cell::Scalar;
 
  public:
-  // How many of them one row passes at once: as many as any of its products may; two where they are packed on the way,
-  // so that they stay in L1.
+  // How many of them one row passes at once: two where they are packed on the way, so that they stay in L1.
   static std::size_t group(const CellWeights& w, std::size_t rows) {
-    return rows > 1 ? 1 : w.packed ? kTilePanels<1> : kTilePanels<4>;
+    return rows > 1 ? 1 : w.packed ? kGroup<Cell> : kTilePanels<4>;
   }
   static constexpr std::size_t kRoom = kTilePanels<4> * (Layout<Cell>::kStart + kBlock * 4 * Layout<Cell>::N);
 
@@ -240,6 +244,8 @@ void forward(const CellForward& call) {
 
   const double work = double(B) * double(H) * double(I * Input::count + H * (State::count + Late::count));
   parallel(threads_for(work), [&](const Team& team) {
+    thread_local bool turn = false;  // calls take the panels in turns
+    turn = !turn;
     const std::size_t group = Panels<Cell>::group(call.weights, B), block = std::min(kRowBlock, B);
     const std::size_t partial_size = std::max(block, group) * A * N,
                       rows_size_each = block * std::max(row_size(storage, I), row_size(storage, H));
@@ -285,8 +291,7 @@ void forward(const CellForward& call) {
     split_blocks(team, B, layout.panels(), [&](std::size_t row, std::size_t rows, std::size_t begin, std::size_t end) {
       const T* const rows_of_x = rows_for(storage, as<T>(call.x) + row * call.ld_x, call.ld_x, rows, I, x_room);
       const T* const rows_of_h = rows_for(storage, h + row * ld_h, ld_h, rows, H, h_room);
-      for (std::size_t first = begin; first < end; first += group) {
-        const std::size_t panels = std::min(group, end - first);
+      each_group(begin, end, group, turn, [&](std::size_t first, std::size_t panels) {
         const Panels<Cell> of(call.weights, layout, first, panels, panel_room);
         T* const partial = partial_of(first, row);
         for (std::size_t r = 0; r < rows; ++r)
@@ -302,20 +307,19 @@ void forward(const CellForward& call) {
         } else {
           finish(of, partial, first, panels, row, rows);
         }
-      }
+      });
     });
     if constexpr (has_late) {
       team.barrier();
       split_blocks(team, B, layout.panels(),
                    [&](std::size_t row, std::size_t rows, std::size_t begin, std::size_t end) {
         const T* const rows_of_h = rows_for(storage, reset_h + row * H, H, rows, H, h_room);
-        for (std::size_t first = begin; first < end; first += group) {
-          const std::size_t panels = std::min(group, end - first);
+        each_group(begin, end, group, turn, [&](std::size_t first, std::size_t panels) {
           const Panels<Cell> of(call.weights, layout, first, panels, panel_room);
           T* const partial = partial_of(first, row);
           of.template add<Late>(rows, partial, rows_of_h, call.weights.weight_hh, H, layout.late());
           finish(of, partial, first, panels, row, rows);
-        }
+        });
       });
     }
   });
@@ -380,7 +384,7 @@ void backward(const CellBackward& call) {
     T* const reset_h = rest;
     if constexpr (has_late) {
       T* const dreset_h = rest + B * H;
-      multiply(team, Sum::Chain, B, (G - state_gates) * H, dgates + state_gates * H, GH, 1,
+      multiply(team, Sum::chain, B, (G - state_gates) * H, dgates + state_gates * H, GH, 1,
                RowMajor<T>{weight_hh + state_gates * H * H, H, H}, dreset_h, H);
       team.barrier();
       each_vector([&](std::size_t row, std::size_t unit, std::size_t lanes) {
@@ -396,13 +400,13 @@ void backward(const CellBackward& call) {
       team.barrier();
     }
 
-    multiply(team, Sum::Chain, B, GH, dgates, GH, 1, RowMajor<T>{weight_ih, I, I}, as<T>(call.dx), I);
-    multiply(team, Sum::Chain, B, state_gates * H, dgates_state, GH, 1, RowMajor<T>{weight_hh, H, H}, through, H);
+    multiply(team, Sum::chain, B, GH, dgates, GH, 1, RowMajor<T>{weight_ih, I, I}, as<T>(call.dx), I);
+    multiply(team, Sum::chain, B, state_gates * H, dgates_state, GH, 1, RowMajor<T>{weight_hh, H, H}, through, H);
 
     // Sums over the batch: M columns of gate gradients with N columns of what those gates' weights multiplied.
     const auto sum_over_batch = [&](const T* d, std::size_t ld_d, std::size_t M, const T* y, std::size_t ld_y,
                                     std::size_t columns, void* to, std::size_t offset = 0) {
-      multiply(team, Sum::Blocks, M, B, d, 1, ld_d, RowMajor<T>{y, ld_y, columns}, as<T>(to) + offset, columns);
+      multiply(team, Sum::blocks, M, B, d, 1, ld_d, RowMajor<T>{y, ld_y, columns}, as<T>(to) + offset, columns);
     };
     sum_over_batch(dgates, GH, GH, as<T>(call.x), call.ld_x, I, call.dweight_ih);
     sum_over_batch(dgates_state, GH, state_gates * H, h, ld_h, H, call.dweight_hh);

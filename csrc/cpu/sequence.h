@@ -38,7 +38,7 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
   const bool projected = Cell::can_project && P < H;
   const std::size_t panels = layout.panels();
   const RowBlocks blocks{B, P}, m_blocks{B, H};
-  const std::size_t group = B == 1 ? kTilePanels<1> : 1;
+  const std::size_t group = B == 1 ? kGroup<Cell> : 1, outputs_group = B == 1 ? kTilePanels<Outputs::count> : 1;
 
   const double weights = double(n) * double(H) * double(P) * (State::count + Late::count + projected);
   const int threads = threads_for_steps(B, weights);
@@ -88,7 +88,7 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
     const std::size_t chunk_steps = std::clamp<std::size_t>(kChunkRows / B, 1, std::max<std::size_t>(1, end - begin)),
                       chunk_rows = chunk_steps * B;
     const std::size_t gates_size = own_panels * chunk_rows * A * N, group_size = group * A * N,
-                      outputs_size = projected ? std::max(kRowBlock, group) * N : 0,
+                      outputs_size = projected ? std::max(kRowBlock, outputs_group) * N : 0,
                       x_size = std::min(kRowBlock, chunk_rows) * row_size(storage, I),
                       statistics_size = RowValues<T>{B, nullptr}.size(kNorms<Cell>);
     T* const gates = as<T>(
@@ -128,6 +128,7 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
     team.barrier();
 
     for (std::size_t step = begin; step < end; ++step) {
+      const std::size_t now = (step - begin) & 1;
       // Gates' initial values of a chunk of steps: biases and the product with W_ih.
       if ((step - begin) % chunk_steps == 0) {
         T* to = gates;
@@ -170,8 +171,7 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
       const auto each_block = [&](auto f) {
         each_own_gates([&](const View& v, std::size_t first, std::size_t last, T* of) {
           blocks.each(v.pairs.active(step), [&](std::size_t row0, std::size_t rows, std::size_t live) {
-            for (std::size_t p = first; p < last; p += group) {
-              const std::size_t count = std::min(group, last - p);
+            each_group(first, last, group, now, [&](std::size_t p, std::size_t count) {
               T* const partial = of + ((p - first) * chunk_rows + row0) * A * N;
               if (B == 1 && chunk_rows > 1) {  // one row passes several panels at once: their gates side by side
                 for (std::size_t j = 0; j < count; ++j)
@@ -183,7 +183,7 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
               } else {
                 f(v, p, count, partial, row0, rows, live);
               }
-            }
+            });
           });
         });
       };
@@ -193,7 +193,6 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
         for (std::size_t r = 0; r < live; ++r)
           for (std::size_t p = first; p < first + count; ++p, partial += A * N) f(p, r, p * N, H - p * N, partial);
       };
-      const std::size_t now = (step - begin) & 1;
       const auto zero_after = [&](const View& v, std::size_t row) {
         const Sweep& of = v.pairs.sweep;
         return of.reset && step + 1 < std::min(end, std::size_t(of.lengths[row])) && v.pairs.reset(step + 1, row);
@@ -367,8 +366,8 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
       each_own(team, n, layout.projection_panels(), 1, [&](std::size_t i, std::size_t first, std::size_t last) {
         const View v = view(i);
         blocks.each(v.pairs.active(step), [&](std::size_t row0, std::size_t rows, std::size_t live) {
-          for (std::size_t p = first; p < last; p += group) {
-            const std::size_t count = std::min(group, last - p);
+          for (std::size_t p = first; p < last; p += outputs_group) {
+            const std::size_t count = std::min(outputs_group, last - p);
             std::fill_n(outputs, live * count * N, T(0));
             accumulate_packed<1, Outputs>(live, count, outputs, operand(v, v.m, row0, H), H,
                                           v.packed + layout.projection() + p * layout.projection_size(),

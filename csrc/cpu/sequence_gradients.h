@@ -40,8 +40,7 @@ void sum_rows(const Team& team, const T* a, std::size_t ld, std::size_t n, std::
 template <class Cell>
 void gradients(const Sweep& sweep, std::size_t begin, std::size_t end, bool add) {
   using T = typename Cell::Scalar;
-  using V = Vec<T>;
-  constexpr std::size_t N = V::size, S = Cell::saved, G = Cell::gates;
+  constexpr std::size_t N = Vec<T>::size, S = Cell::saved, G = Cell::gates;
   constexpr bool has_late = Cell::LateGates::count > 0;
   const std::size_t I = sweep.I, H = sweep.H, P = sweep.P, n = end - begin, ld = S * H, GH = G * H;
   const bool projected = Cell::can_project && P < H;
@@ -67,17 +66,17 @@ void gradients(const Sweep& sweep, std::size_t begin, std::size_t end, bool add)
     team.barrier();
 
     if (sweep.dx)
-      multiply(team, Sum::Chain, n, GH, dinput, ld, 1, PackedColumns<T>{w, GH, I},
+      multiply(team, Sum::chain, n, GH, dinput, ld, 1, PackedColumns<T>{w, GH, I},
                as<T>(sweep.dx) + begin * sweep.ld_dx, sweep.ld_dx);
-    multiply(team, Sum::Blocks, GH, n, dinput, 1, ld, PackedColumns<T>{x, n, I}, as<T>(sweep.dweight_ih), I, more);
+    multiply(team, Sum::blocks, GH, n, dinput, 1, ld, PackedColumns<T>{x, n, I}, as<T>(sweep.dweight_ih), I, more);
     for (std::size_t gate = 0; gate < G; ++gate) {
       const T* const dgate = d + state_slot<Cell>(gate) * H;
       const bool late = has_late && gate >= std::size_t(Cell::LateGates::first);
-      multiply(team, Sum::Blocks, H, n, dgate, 1, ld, PackedColumns<T>{late ? other : h, n, P},
+      multiply(team, Sum::blocks, H, n, dgate, 1, ld, PackedColumns<T>{late ? other : h, n, P},
                as<T>(sweep.dweight_hh) + gate * H * P, P, more);
     }
     if (projected)
-      multiply(team, Sum::Blocks, P, n, as<T>(sweep.dh) + begin * P, 1, P, PackedColumns<T>{other, n, H},
+      multiply(team, Sum::blocks, P, n, as<T>(sweep.dh) + begin * P, 1, P, PackedColumns<T>{other, n, H},
                as<T>(sweep.dweight_hr), H, more);
     const bool whole = end == sweep.start[sweep.T];  // else the sums go on
     const auto give = [&](void* vector, std::size_t at, double sum) {
@@ -110,21 +109,18 @@ void gradients(const Sweep& sweep, std::size_t begin, std::size_t end, bool add)
       const Share own((H + N - 1) / N, 1, team.thread, team.threads);
       for (std::size_t unit = own.begin * N; unit < std::min(H, own.end * N); unit += N)
         for (std::size_t j = 0; j < std::size_t(Cell::peepholes); ++j) {
-          T* const to = as<T>(sweep.dweight_ch) + j * H + unit;
-          V total = more ? load_some<T>(to, H - unit) : V(T(0)), sum(T(0));
+          const std::size_t lanes = std::min(N, H - unit);
+          double* const sums = sweep.sums + (S + 2 + j) * H + unit;
           pairs.each(begin, end, [&](std::size_t i, std::size_t step, std::size_t row) {
             const T* const c = Cell::peephole_sees_next[j]
                                    ? as<T>(sweep.next_c ? sweep.next_c : sweep.states) + (begin + i) * H
                                    : pairs.previous_c(step, row);
-            if (c)
-              sum = fma(load_some<T>(d + i * ld + std::size_t(Cell::peephole_gate[j]) * H + unit, H - unit),
-                        load_some<T>(c + unit, H - unit), sum);
-            if ((i + 1) % kSumBlock == 0 || begin + i + 1 == end) {
-              total = total + sum;
-              sum = V(T(0));
-            }
+            const T* const da = d + i * ld + std::size_t(Cell::peephole_gate[j]) * H + unit;
+            for (std::size_t lane = 0; c && lane < lanes; ++lane)
+              sums[lane] += double(da[lane]) * double(c[unit + lane]);
           });
-          store_some(to, total, H - unit);
+          for (std::size_t lane = 0; whole && lane < lanes; ++lane)
+            give(sweep.dweight_ch, j * H + unit + lane, sums[lane]);
         }
     }
   });

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -82,6 +83,14 @@ struct Vec {
   FN friend Bits operator==(Vec a, Vec b) { return a.raw == b.raw; }
   FN friend Bits operator!=(Vec a, Vec b) { return a.raw != b.raw; }
 };
+
+// f(0), …, f(n-1), each index a constant, so that an array it indexes lives in registers.
+template <int n, class F>
+FN void unroll(F f) {
+  [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
+    (f(std::integral_constant<int, i>{}), ...);
+  }(std::make_integer_sequence<int, n>{});
+}
 
 template <class V>
 using Bits = typename V::Bits;

@@ -1,7 +1,9 @@
 #include "python/arrays.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <new>
 
 #if defined(__linux__)
@@ -9,6 +11,7 @@
 #endif
 
 #include "cpu/memory.h"
+#include "python/room.h"
 
 namespace fusedstep::python {
 namespace {
@@ -110,9 +113,26 @@ Dtype dtype_of(const py::object& dtype) {
   return number == kFloat ? Dtype::f32 : Dtype::f64;
 }
 
-py::array zeros(const std::vector<Py_ssize_t>& shape, Dtype dtype) {
+namespace {
+
+std::size_t bytes_of(const std::vector<Py_ssize_t>& shape, Dtype dtype) {
   std::size_t bytes = size_of(dtype);
   for (const Py_ssize_t n : shape) bytes *= std::size_t(n);
+  return bytes;
+}
+
+}  // namespace
+
+py::array empty(const std::vector<Py_ssize_t>& shape, Dtype dtype) {
+  auto room = std::make_unique<Room>(std::max<std::size_t>(bytes_of(shape, dtype), 1));
+  const char* const data = room->data();
+  const py::capsule owner(room.get(), [](void* p) { delete static_cast<Room*>(p); });
+  room.release();
+  return py::array(numpy_dtype(dtype), shape, data, owner);
+}
+
+py::array zeros(const std::vector<Py_ssize_t>& shape, Dtype dtype) {
+  const std::size_t bytes = bytes_of(shape, dtype);
 #if defined(__linux__)
   if (bytes >= kHugePage) {
     // Mapped one page too long, so that a whole number of huge pages fits from the first aligned address on.

@@ -78,6 +78,8 @@ py::dtype numpy_dtype(Dtype dtype);
 Dtype dtype_of(const py::object& dtype);
 // Zeros, aligned to 64 bytes and from 2 MiB up on huge pages.
 py::array zeros(const std::vector<Py_ssize_t>& shape, Dtype dtype);
+// A result that is yet to be written, in a Room.
+py::array empty(const std::vector<Py_ssize_t>& shape, Dtype dtype);
 
 // Releases the GIL for work longer than a few microseconds.
 class MaybeReleaseGil {

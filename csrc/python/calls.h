@@ -1,14 +1,10 @@
-// What long calls need: to end by Ctrl-C, and memory that the next call finds again.
+// What long calls need: to end by Ctrl-C.
 #pragma once
 
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
-#include <cstdlib>
-#include <new>
-#include <utility>
 
-#include "cpu/memory.h"
 #include "python/arrays.h"
 
 namespace fusedstep::python {
@@ -35,43 +31,5 @@ void interruptible(std::size_t n, std::size_t grain, double flops_each, bool bac
     part = whole(double(now) * std::clamp(seconds / std::max(took, 1e-9), 0.1, 100.0));
   }
 }
-
-// Memory for one call, kept for this thread's next one where it is not large: fresh pages cost as much as packing
-// weights into them.
-class Room {
- public:
-  enum Use { packed_weights, rows, uses };
-
-  Room(std::size_t bytes, Use use) : use_(use) {
-    std::swap(block_, spare());
-    if (block_.capacity >= bytes) return;
-    std::free(block_.data);
-    block_ = {allocate(bytes), bytes};
-    if (!block_.data) throw std::bad_alloc();
-  }
-  ~Room() {
-    constexpr std::size_t large = std::size_t(64) << 20;
-    if (block_.capacity <= large && block_.capacity > spare().capacity) std::swap(block_, spare());
-    std::free(block_.data);
-  }
-  Room(const Room&) = delete;
-  char* data() const { return static_cast<char*>(block_.data); }
-
- private:
-  struct Block {
-    void* data = nullptr;
-    std::size_t capacity = 0;
-  };
-  Block& spare() const {
-    struct Spare : Block {
-      ~Spare() { std::free(data); }
-    };
-    thread_local Spare blocks[uses];
-    return blocks[use_];
-  }
-
-  const Use use_;
-  Block block_;
-};
 
 }  // namespace fusedstep::python

@@ -77,7 +77,7 @@ struct Batch {
 // The weights of a step, which not every cell has; a projection is a sequence's alone.
 Weights step_weights(const std::string& kind, const py::dict& weights) {
   Weights w(kind, weights);
-  if (!w.cell->forward[0]) throw py::key_error("no step is called " + kind);
+  if (!w.cell->forward) throw py::key_error("no step is called " + kind);
   if (w.arrays[5]) value_error({"weight_hr"}, "expected None, as a cell has no projection");
   return w;
 }
@@ -151,7 +151,7 @@ py::object forward(const Weights& w, const void* packed, PyObject* x, PyObject* 
   {
     const double work = double(B) * double(H) * double(w.I + H) * w.cell->gates;
     const MaybeReleaseGil release(work > kReleaseGil);
-    w.cell->forward[int(w.dtype)](call);
+    w.cell->forward(call);
   }
   py::object result = out == Py_None ? state_of(results, states) : py::reinterpret_borrow<py::object>(out);
   return tape ? py::object(py::make_tuple(result, saved)) : result;
@@ -222,7 +222,7 @@ py::tuple cell_backward(const std::string& kind, const py::dict& weights, const 
   call.dweight_ch = gradients[4].mutable_data();
   {
     const py::gil_scoped_release release;
-    w.cell->backward[int(w.dtype)](call);
+    w.cell->backward(call);
   }
   py::dict named;
   for (int i = 0; i < kWeights; ++i)
@@ -270,7 +270,7 @@ py::dict cells() {
     row["saved"] = cell.saved;
     row["peepholes"] = cell.peepholes;
     row["norms"] = cell.norms;
-    row["step"] = cell.forward[0] != nullptr;
+    row["step"] = cell.forward != nullptr;
     cells[cell.name] = row;
   }
   return cells;

@@ -10,6 +10,7 @@
 #include "python/arrays.h"
 #include "python/bind.h"
 #include "python/calls.h"
+#include "python/room.h"
 #include "python/weights.h"
 
 namespace fusedstep::python {
@@ -59,13 +60,13 @@ struct Run {
   std::vector<py::object> state;  // (D, B, P), (D, B, H)
   Noise noise;                    // of the first direction
   // Compact, of each direction; a lean tape has the second states alone.
-  std::vector<py::array> saved, statistics, second_states;
+  std::vector<Room> saved, statistics, second_states;
   bool spent = false;
 
   std::size_t bytes() const {
     std::size_t n = 0;
-    for (const auto* arrays : {&saved, &statistics, &second_states})
-      for (const py::array& array : *arrays) n += std::size_t(array.nbytes());
+    for (const auto* rooms : {&saved, &statistics, &second_states})
+      for (const Room& room : *rooms) n += room.size();
     return n;
   }
 };
@@ -218,7 +219,7 @@ struct Layer : std::enable_shared_from_this<Layer> {
     const Shape& shape = run->shape;
     std::vector<Sweep> all = sweeps(shape, x, y, reset, state, noise, keep);
     if (out.size() != state.size()) throw py::value_error("out: expected an array for each state");
-    const auto R = Py_ssize_t(shape.pairs()), width = Py_ssize_t(H);
+    const std::size_t R = shape.pairs(), element = size_of(dtype);
     for (std::size_t d = 0; d < D(); ++d) {
       for (std::size_t i = 0; i < out.size(); ++i) {
         const Array to = state_of(out[i], "out", i, d, shape.B, keep);
@@ -226,19 +227,17 @@ struct Layer : std::enable_shared_from_this<Layer> {
         all[d].out[i] = to.data;
       }
       if (tape == Tape::full) {
-        run->saved.push_back(zeros({R, cell->saved * width}, dtype));
-        all[d].saved = run->saved.back().mutable_data();
-        run->statistics.push_back(zeros({R, 2 * cell->norms}, dtype));
-        if (cell->norms) all[d].statistics = run->statistics.back().mutable_data();
+        all[d].saved = run->saved.emplace_back(R * std::size_t(cell->saved) * H * element).data();
+        run->statistics.emplace_back(R * 2 * std::size_t(cell->norms) * element);
+        if (cell->norms) all[d].statistics = run->statistics.back().data();
       }
       if (tape != Tape::none && cell->states > 1) {
-        run->second_states.push_back(zeros({R, width}, dtype));
-        all[d].states = run->second_states.back().mutable_data();
+        all[d].states = run->second_states.emplace_back(R * H * element).data();
       }
     }
     if (shape.B == 0) return tape == Tape::none ? nullptr : std::move(run);
     const auto frozen = snapshot();
-    const Room room(frozen ? 0 : D() * packed_bytes(), Room::packed_weights);
+    const Room room(frozen ? 0 : D() * packed_bytes());
     {
       const py::gil_scoped_release release;
       give_packed(all, frozen.get(), room.data());
@@ -247,7 +246,7 @@ struct Layer : std::enable_shared_from_this<Layer> {
     const std::size_t steps = shape.steps();
     interruptible(std::max<std::size_t>(steps, 1), 1, step_flops(shape.B), false,
                   [&](std::size_t first, std::size_t last) {
-      cell->sweep[int(dtype)](all.data(), int(D()), first, std::min(last, steps));
+      cell->sweep(all.data(), int(D()), first, std::min(last, steps));
       for (Sweep& sweep : all) std::copy(sweep.out, sweep.out + kMaxStates, sweep.state);
     });
     if (tape == Tape::none) run.reset();
@@ -275,12 +274,12 @@ struct Layer : std::enable_shared_from_this<Layer> {
     const std::size_t each =
         R * (2 * I + P + (cell->two_products + keeps_next_c) * H + (projected() ? H + P : 0)) * element;
     const bool lean = run.saved.empty();
-    const Room room(D() * each, Room::rows);
-    const std::size_t columns_bytes = cell->columns_bytes[int(dtype)](H, P);
-    const Room weights(D() * std::max(columns_bytes, lean ? packed_bytes() : 0), Room::packed_weights);
-    const std::size_t sums_size = (std::size_t(cell->saved) + 2) * H;
+    const Room room(D() * each);
+    const std::size_t columns_bytes = cell->columns_bytes(H, P);
+    const Room weights(D() * std::max(columns_bytes, lean ? packed_bytes() : 0));
+    const std::size_t sums_size = std::size_t(cell->saved + 2 + cell->peepholes) * H;
     std::vector<double> sums(D() * sums_size);
-    std::vector<py::array> replayed, replayed_statistics;
+    std::vector<Room> replayed, replayed_statistics;
     for (std::size_t d = 0; d < D(); ++d) {
       Sweep& sweep = all[d];
       char* at = room.data() + d * each;
@@ -306,12 +305,12 @@ struct Layer : std::enable_shared_from_this<Layer> {
         sweep.ld_dx = in_place ? std::size_t(dinput.row) : I;
       }
       if (lean) {
-        replayed.push_back(zeros({Py_ssize_t(R), Py_ssize_t(cell->saved * H)}, dtype));
-        replayed_statistics.push_back(zeros({Py_ssize_t(R), 2 * cell->norms}, dtype));
+        replayed.emplace_back(R * std::size_t(cell->saved) * H * element);
+        replayed_statistics.emplace_back(R * 2 * std::size_t(cell->norms) * element);
       }
-      sweep.saved = (lean ? replayed : run.saved)[d].mutable_data();
-      sweep.statistics = (lean ? replayed_statistics : run.statistics)[d].mutable_data();
-      sweep.states = run.second_states.empty() ? nullptr : run.second_states[d].mutable_data();
+      sweep.saved = (lean ? replayed : run.saved)[d].data();
+      sweep.statistics = (lean ? replayed_statistics : run.statistics)[d].data();
+      sweep.states = run.second_states.empty() ? nullptr : run.second_states[d].data();
       if (dout.data) sweep.dy = {static_cast<char*>(dout.data) + d * P * element, dout.step, dout.row};
       for (std::size_t i = 0; i < dstate.size(); ++i)
         sweep.dstate[i] = state_of(dstate[i], "dstate", i, d, B, keep).data;
@@ -336,30 +335,29 @@ struct Layer : std::enable_shared_from_this<Layer> {
     }
     run.spent = true;  // from here on the gates are overwritten
 
-    const int n = int(D()), type = int(dtype);
+    const int n = int(D());
     {
       const py::gil_scoped_release release;
-      for (const Sweep& sweep : all) cell->gather[type](sweep);
+      for (const Sweep& sweep : all) cell->gather(sweep);
       if (lean) give_packed(all, nullptr, weights.data());
     }
     if (lean)
       for (Sweep& sweep : all)
         interruptible(R, 1, step_flops(1) / double(D()), false,
-                      [&](std::size_t begin, std::size_t end) { cell->replay[type](sweep, begin, end); });
+                      [&](std::size_t begin, std::size_t end) { cell->replay(sweep, begin, end); });
     {
       const py::gil_scoped_release release;
-      for (const Sweep& sweep : all) cell->pack_columns[type](sweep.weights, H, P, const_cast<void*>(sweep.columns));
+      for (const Sweep& sweep : all) cell->pack_columns(sweep.weights, H, P, const_cast<void*>(sweep.columns));
     }
     if (B)
       interruptible(shape.steps(), 1, step_flops(B), true,
-                    [&](std::size_t begin, std::size_t end) { cell->sweep_back[type](all.data(), n, begin, end); });
+                    [&](std::size_t begin, std::size_t end) { cell->sweep_back(all.data(), n, begin, end); });
     for (std::size_t d = 0; d < D(); ++d) {
-      interruptible(
-          std::max<std::size_t>(R, 1), kSumBlock, 2 * step_flops(1) / double(D()), false,
-          [&](std::size_t begin, std::size_t end) { cell->gradients[type](all[d], begin, std::min(end, R), add); });
+      interruptible(std::max<std::size_t>(R, 1), kSumPass, 2 * step_flops(1) / double(D()), false,
+                    [&](std::size_t begin, std::size_t end) { cell->gradients(all[d], begin, std::min(end, R), add); });
       if (dinput.data && all[d].dx != dinput.data) {
         const py::gil_scoped_release release;
-        cell->scatter[type](all[d], all[d].dx, dinput, d > 0);
+        cell->scatter(all[d], all[d].dx, dinput, d > 0);
       }
     }
     run.saved.clear();
@@ -396,9 +394,10 @@ void dropout(const py::array& x, py::array& y, double p, std::uint64_t seed, std
     const Share own(steps * rows, 1, team.thread, team.threads);
     for (std::size_t i = own.begin; i < own.end; ++i) {
       const auto step = Py_ssize_t(i / rows), row = Py_ssize_t(i % rows);
-      table().dropout[int(from.dtype)](from.data + step * from.strides[0] + row * from.strides[1],
-                                       to.data + step * to.strides[0] + row * to.strides[1], n, p,
-                                       {seed, layer, first_step + std::uint32_t(step), first_row + std::uint32_t(row)});
+      table(from.dtype)
+          .dropout(from.data + step * from.strides[0] + row * from.strides[1],
+                   to.data + step * to.strides[0] + row * to.strides[1], n, p,
+                   {seed, layer, first_step + std::uint32_t(step), first_row + std::uint32_t(row)});
     }
   });
 }

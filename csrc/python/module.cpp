@@ -40,15 +40,15 @@ void set_threads(const py::object& threads) {
 
 // A function of core/math.h over an array, elementwise.
 py::array math(const std::string& name, const py::object& x) {
-  for (int i = 0; i < table().n_math; ++i) {
-    if (table().math[i].name != name) continue;
-    Keep keep;
-    const Array from = array(x.ptr(), {"x"}, keep);
-    check_contiguous(from, {"x"});
+  Keep keep;
+  const Array from = array(x.ptr(), {"x"}, keep);
+  check_contiguous(from, {"x"});
+  const Table& of = table(from.dtype);
+  for (int i = 0; i < of.n_math; ++i) {
+    if (of.math[i].name != name) continue;
     py::array to(numpy_dtype(from.dtype), std::vector<Py_ssize_t>(from.shape, from.shape + from.nd));
     const py::gil_scoped_release release;
-    parallel(1,
-             [&](const Team&) { table().math[i].apply[int(from.dtype)](from.data, to.mutable_data(), from.size()); });
+    parallel(1, [&](const Team&) { of.math[i].apply(from.data, to.mutable_data(), from.size()); });
     return to;
   }
   throw py::key_error("no function is called " + name);
@@ -57,7 +57,7 @@ py::array math(const std::string& name, const py::object& x) {
 // GFLOP/s of fused multiply-adds on registers, on all threads, over about that many seconds.
 double fma_peak(const py::object& dtype, double seconds) {
   using Clock = std::chrono::steady_clock;
-  const auto loop = table().fma_loop[int(dtype_of(dtype))];
+  const auto loop = table(dtype_of(dtype)).fma_loop;
   const py::gil_scoped_release release;
   double flops = 0;
   std::mutex mutex;
@@ -89,6 +89,9 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
   module.def("set_num_threads", &set_threads);
   module.def("zeros", [](const std::vector<Py_ssize_t>& shape, const py::object& dtype) {
     return zeros(shape, dtype_of(dtype));
+  });
+  module.def("empty", [](const std::vector<Py_ssize_t>& shape, const py::object& dtype) {
+    return empty(shape, dtype_of(dtype));
   });
   module.def("math", &math);
   module.def("fma_peak", &fma_peak);

@@ -35,9 +35,10 @@ py::object step_info(PyObject* norm, bool applied, PyObject* first_nonfinite) {
   return info;
 }
 
-const RuleEntry& find_rule(const std::string& name) {
+// A rule's place in the tables.
+int find_rule(const std::string& name) {
   for (int i = 0; i < table().n_rules; ++i)
-    if (table().rules[i].name == name) return table().rules[i];
+    if (table().rules[i].name == name) return i;
   throw py::key_error("no update rule is called " + name);
 }
 
@@ -65,7 +66,7 @@ bool truth(PyObject* object) {
 }
 
 struct Group {
-  const RuleEntry* rule;
+  int rule;
   std::vector<double> hyper;
   bool maximize;
 
@@ -80,7 +81,7 @@ struct Group {
   const void* rule_for(double t, Dtype dtype) {
     if (prepared.empty() || prepared.back()->t != t || prepared.back()->dtype != dtype) {
       prepared.push_back(std::make_unique<Prepared>(Prepared{t, dtype, {}}));
-      rule->prepare[int(dtype)](hyper.data(), t, prepared.back()->rule);
+      table(dtype).rules[rule].prepare(hyper.data(), t, prepared.back()->rule);
     }
     return prepared.back()->rule;
   }
@@ -105,7 +106,8 @@ class Plan {
 
   void add_group(const std::string& rule_name, const std::vector<double>& hyper, bool maximize,
                  const py::sequence& params, const py::sequence& states) {
-    const RuleEntry& rule = find_rule(rule_name);
+    const int number = find_rule(rule_name);
+    const RuleEntry& rule = table().rules[number];
     std::vector<Parameter> added;
     for (std::size_t i = 0; i < params.size(); ++i) {
       Parameter parameter{.array = params[i], .state_arrays = {}, .fields = {}, .segment = {}, .group = groups_.size()};
@@ -113,9 +115,9 @@ class Plan {
       Keep none;
       parameter.fields = array(parameter.array.ptr(), name, none);
       check_contiguous(parameter.fields, name);
-      const int dtype = int(parameter.fields.dtype);
-      parameter.segment = {.step = rule.step[dtype],
-                           .square_sums = table().square_sums[dtype],
+      const Table& kernels = table(parameter.fields.dtype);
+      parameter.segment = {.step = kernels.rules[number].step,
+                           .square_sums = kernels.square_sums,
                            .rule = nullptr,
                            .sign = 1,
                            .n = parameter.fields.size(),
@@ -135,7 +137,7 @@ class Plan {
       }
       added.push_back(std::move(parameter));
     }
-    groups_.push_back({.rule = &rule, .hyper = check_hyper(rule, hyper), .maximize = maximize, .prepared = {}});
+    groups_.push_back({.rule = number, .hyper = check_hyper(rule, hyper), .maximize = maximize, .prepared = {}});
     for (Parameter& parameter : added) parameters_.push_back(std::move(parameter));
     occupied_.clear();
     checked_.clear();
@@ -144,7 +146,7 @@ class Plan {
   void set_hyper(std::size_t group, const std::vector<double>& hyper, bool maximize) {
     const std::unique_lock<std::mutex> lock = exclusive();
     Group& target = groups_.at(group);
-    target.hyper = check_hyper(*target.rule, hyper);
+    target.hyper = check_hyper(table().rules[target.rule], hyper);
     target.maximize = maximize;
   }
 
@@ -376,7 +378,8 @@ class Plan {
 // One tensor's step, for callers that keep their own arrays: arrays = (p, g, *states).
 void update(const std::string& rule_name, const std::vector<double>& hyper, double t, double grad_scale,
             const std::vector<std::string>& names, const std::vector<py::object>& objects) {
-  const RuleEntry& rule = find_rule(rule_name);
+  const int number = find_rule(rule_name);
+  const RuleEntry& rule = table().rules[number];
   check_hyper(rule, hyper);
   if (int(objects.size()) != 2 + rule.states || names.size() != objects.size())
     throw py::value_error(rule_name + ": expected p, g and " + std::to_string(rule.states) + " states");
@@ -392,8 +395,9 @@ void update(const std::string& rule_name, const std::vector<double>& hyper, doub
     for (std::size_t j = 0; j < i; ++j) check_no_overlap(arrays[i], name(i), arrays[j], name(j));
   }
   alignas(double) unsigned char prepared[kRuleBytes];
-  rule.prepare[int(arrays[0].dtype)](hyper.data(), t, prepared);
-  Segment segment{.step = rule.step[int(arrays[0].dtype)],
+  const RuleEntry& typed = table(arrays[0].dtype).rules[number];
+  typed.prepare(hyper.data(), t, prepared);
+  Segment segment{.step = typed.step,
                   .square_sums = nullptr,
                   .rule = prepared,
                   .sign = 1,

@@ -107,10 +107,9 @@ class Stream {
   const void* advance(std::size_t i, const void* x) {
     Sweep& sweep = sweeps_[i];
     const CellEntry& cell = *layers_[i]->cell;
-    const int type = int(layers_[i]->dtype);
-    if (!cell.forward[type] || sweep.weights.weight_hr) {
+    if (!cell.forward || sweep.weights.weight_hr) {
       sweep.x = {const_cast<void*>(x), 0, std::ptrdiff_t(sweep.I)};
-      cell.sweep[type](&sweep, 1, 0, 1);
+      cell.sweep(&sweep, 1, 0, 1);
       return sweep.out[0];
     }
     CellForward call{};
@@ -124,7 +123,7 @@ class Stream {
       call.ld_state[j] = sweep.H;
     }
     std::copy(sweep.noise.zoneout, sweep.noise.zoneout + 2, call.zoneout);
-    cell.forward[type](call);
+    cell.forward(call);
     return call.out[0];
   }
   double work() const {

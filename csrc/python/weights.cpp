@@ -3,14 +3,18 @@
 #include <algorithm>
 
 namespace fusedstep::python {
+namespace {
 
-const CellEntry& find_cell(const std::string& kind) {
-  for (int i = 0; i < table().n_cells; ++i)
-    if (table().cells[i].name == kind) return table().cells[i];
+const CellEntry& find_cell(const std::string& kind, Dtype dtype) {
+  const Table& of = table(dtype);
+  for (int i = 0; i < of.n_cells; ++i)
+    if (of.cells[i].name == kind) return of.cells[i];
   throw py::key_error("no cell is called " + kind);
 }
 
-Weights::Weights(const std::string& kind, const py::dict& weights) : cell(&find_cell(kind)) {
+}  // namespace
+
+Weights::Weights(const std::string& kind, const py::dict& weights) {
   for (const auto& item : weights)
     if (std::none_of(kWeightNames, kWeightNames + kWeights,
                      [&](const char* name) { return py::str(item.first).equal(py::str(name)); }))
@@ -21,6 +25,8 @@ Weights::Weights(const std::string& kind, const py::dict& weights) : cell(&find_
   }
   for (int i = 0; i < 2; ++i)
     if (!arrays[i]) throw py::type_error(std::string(kWeightNames[i]) + ": expected an array, got None");
+  dtype = arrays[0]->dtype;
+  cell = &find_cell(kind, dtype);
   if (bool(arrays[4]) != (cell->peepholes > 0))
     value_error({"weight_ch"}, arrays[4] ? kind + " has no peepholes" : "expected an array, got None");
   const bool norms = cell->norms > 0, output = norms && cell->states > 1;
@@ -50,7 +56,6 @@ Weights::Weights(const std::string& kind, const py::dict& weights) : cell(&find_
   I = std::size_t(ih.shape[1]);
   H = std::size_t(hidden);
   P = std::size_t(hh.shape[1]);
-  dtype = ih.dtype;
   check_shape(ih, {"weight_ih"}, {rows, ih.shape[1]});
   for (const int i : {2, 3, 6, 7})
     if (arrays[i]) check_shape(*arrays[i], {kWeightNames[i]}, {rows});

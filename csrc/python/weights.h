@@ -15,8 +15,6 @@ inline constexpr const char* kWeightNames[] = {"weight_ih", "weight_hh", "bias_i
                                                "weight_hr", "gain_ih",   "gain_hh", "gain_c",  "bias_c"};
 inline constexpr int kWeights = int(std::size(kWeightNames));
 
-const CellEntry& find_cell(const std::string& kind);
-
 // A cell's weight arrays, checked; absent ones are null.
 struct Weights {
   const CellEntry* cell;
@@ -34,12 +32,8 @@ struct Weights {
   CellWeights pointers(const void* packed, Storage storage = Storage::same) const {
     return {data(0), data(1), data(2), data(3), data(4), data(5), data(6), data(7), data(8), data(9), packed, storage};
   }
-  std::size_t packed_bytes(Storage storage = Storage::same) const {
-    return cell->packed_bytes[int(dtype)](I, H, P, storage);
-  }
-  void pack(void* to, Storage storage = Storage::same) const {
-    cell->pack[int(dtype)](pointers(nullptr, storage), I, H, P, to);
-  }
+  std::size_t packed_bytes(Storage storage = Storage::same) const { return cell->packed_bytes(I, H, P, storage); }
+  void pack(void* to, Storage storage = Storage::same) const { cell->pack(pointers(nullptr, storage), I, H, P, to); }
   py::array packed(Storage storage = Storage::same) const;
   // Sets the flag itself: the arrays are the cell's own, and NumPy would refuse where they came out of a pickle.
   void set_writeable(bool writeable) const;

@@ -352,7 +352,7 @@ class Module(Formats):
         for i, layer in enumerate(self._layers):
             last = i + 1 == self.num_layers
             shape = form.shape(D * P) if last else (form.T, form.B, D * P)
-            y = np.empty(shape, self.dtype) if lengths is None else np.zeros(shape, self.dtype)
+            y = (_core.empty if lengths is None else np.zeros)(shape, self.dtype)
             outward = form.inward(y) if last else y
             own = slice(i * D, (i + 1) * D)
             run = layer.forward(
@@ -367,7 +367,7 @@ class Module(Formats):
             )
             inward = outward
             if dropped and not last:
-                inward = np.empty_like(outward)
+                inward = _core.empty(outward.shape, self.dtype)
                 _core.dropout(outward, inward, dropped, masks.seed, i, masks.step, masks.row)
             if run is not None:
                 runs.append(run)
@@ -429,7 +429,7 @@ class Module(Formats):
         dropped = masks.dropout
         for i in reversed(range(self.num_layers)):
             shape = form.shape(self.input_size) if i == 0 else (form.T, form.B, D * P)
-            dx = (np.empty if tape._runs[i].whole else np.zeros)(shape, self.dtype)
+            dx = (_core.empty if tape._runs[i].whole else np.zeros)(shape, self.dtype)
             inward = form.inward(dx) if i == 0 else dx
             own = slice(i * D, (i + 1) * D)
             directions = [{name: gradients[ours] for name, ours in names.items()} for names in self._layer_names(i)]
@@ -444,7 +444,7 @@ class Module(Formats):
         if out is None:
             if accumulate:
                 raise ValueError("accumulate: expected the arrays to add to as out, got None")
-            return {name: np.empty_like(array) for name, array in self.weights.items()}
+            return {name: _core.empty(array.shape, array.dtype) for name, array in self.weights.items()}
         if not isinstance(out, Mapping) or out.keys() != self.weights.keys():
             got = sorted(map(str, out)) if isinstance(out, Mapping) else type(out).__name__
             raise ValueError(f"out: expected an array for each of {sorted(self.weights)}, got {got}")

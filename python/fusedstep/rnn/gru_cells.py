@@ -103,7 +103,8 @@ def gru_cell_backward(tape: Tape, dh: Any) -> Gradients:
 
     Notes
     -----
-    Sums over the batch are taken in blocks of 128 rows, added in order: the same bits for any number of threads.
+    Sums over the batch are taken in blocks of 64 rows, added in order within each 1024: the same bits for any number of
+    threads.
 
     Examples
     --------

@@ -120,7 +120,8 @@ def lstm_cell_backward(tape: Tape, dh: Any, dc: Any = None) -> Gradients:
 
     Notes
     -----
-    Sums over the batch are taken in blocks of 128 rows, added in order: the same bits for any number of threads.
+    Sums over the batch are taken in blocks of 64 rows, added in order within each 1024: the same bits for any number of
+    threads.
 
     Examples
     --------
