@@ -89,7 +89,7 @@ struct CellBackward {
 };
 
 // Sums over time and batch: each kSumBlock of terms is a chain of its own. The blocks' sums are added in order within a
-// pass of kSumPass terms, and so are the passes' sums.
+// pass of kSumPass terms, and the passes' sums from the last one on, as backward comes by them.
 inline constexpr std::size_t kSumBlock = 64, kSumPass = 1024;
 
 // An array of (steps, rows, …): the distances, in elements, between consecutive steps and rows.
@@ -129,11 +129,11 @@ struct Sweep {
   void* states;          // compact (H): the second state after each step, or null
   void* statistics;      // compact (norms, 2): mean and 1/σ of what the cell normalises, or null
 
-  // Backward. What is null is not wanted.
-  Strided dy;             // data null: zeros
-  void* dstate[2];        // (B, P), (B, H) of the state after the last step; becomes that of the state before the first
-  const void* columns;    // W_hh and W_hr as CellEntry::pack_columns lays them out
-  const void* compact_x;  // compact x, rows ld_x apart
+  // Backward. What is null is not wanted. Compact arrays that it fills need memory for the pairs in hand alone.
+  Strided dy;           // data null: zeros
+  void* dstate[2];      // (B, P), (B, H) of the state after the last step; becomes that of the state before the first
+  const void* columns;  // W_hh and W_hr as CellEntry::pack_columns lays them out
+  void* compact_x;      // compact x, rows ld_x apart
   std::size_t ld_x;
   void* previous_h;  // compact (P): h before each step
   void* reset_h;     // compact (H): r·h, where the cell has a second product
@@ -173,16 +173,16 @@ struct CellEntry {
   void (*pack_columns)(const CellWeights& weights, std::size_t H, std::size_t P, void* columns);
   // Steps begin … end-1, from `state` to `out`.
   void (*sweep)(const Sweep* sweeps, int n, std::size_t begin, std::size_t end);
-  // Fills compact_x (unless it is x itself) and previous_h.
-  void (*gather)(const Sweep& sweep);
-  // Compact rows of width I to their places in (T, B, I): written, or added to what is there.
-  void (*scatter)(const Sweep& sweep, const void* from, const Strided& dx, bool add);
+  // Fills compact_x (unless it is x itself) and previous_h for pairs begin … end-1.
+  void (*gather)(const Sweep& sweep, std::size_t begin, std::size_t end);
+  // dx of pairs begin … end-1, compact, to its places in (T, B, I): written, or added to what is there.
+  void (*scatter)(const Sweep& sweep, const Strided& dx, bool add, std::size_t begin, std::size_t end);
   // Fills `saved` and `statistics` for pairs begin … end-1 from x, previous_h and `states`.
   void (*replay)(const Sweep& sweep, std::size_t begin, std::size_t end);
   // Steps end-1 … begin: `saved` becomes the gradients of the gates' preactivations, `dstate` moves to step begin.
   void (*sweep_back)(const Sweep* sweeps, int n, std::size_t begin, std::size_t end);
   // Pairs begin … end-1, begin a multiple of kSumPass: dx, and the weights' gradients, in the end added to what was
-  // there where `add`. From the first pair to the last.
+  // there where `add`. From the last pair to the first.
   void (*gradients)(const Sweep& sweep, std::size_t begin, std::size_t end, bool add);
 };
 

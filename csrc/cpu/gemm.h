@@ -425,10 +425,10 @@ void multiply(const Team& team, Sum kind, std::size_t M, std::size_t K, const T*
   T* const rows_room = panel_room + B::room;
   split_blocks(team, M, column_panels<T>(N),
                [&](std::size_t row, std::size_t rows, std::size_t first, std::size_t last) {
-    std::size_t k = 0;
-    do {  // once even where K is 0: C is written then too
-      const std::size_t ks = std::min(kSumPass, K - k);
-      const bool resumed = kind == Sum::chain && k > 0, added = kind == Sum::blocks && (k > 0 || add);
+    const std::size_t passes = std::max<std::size_t>(1, (K + kSumPass - 1) / kSumPass);  // C is written also of K = 0
+    for (std::size_t i = 0; i < passes; ++i) {
+      const std::size_t k = (kind == Sum::chain ? i : passes - 1 - i) * kSumPass, ks = std::min(kSumPass, K - k);
+      const bool resumed = kind == Sum::chain && i > 0, added = kind == Sum::blocks && (i > 0 || add);
       const T* const rows_of_a =
           pack_rows(a + row * row_stride + k * k_stride, row_stride, k_stride, rows, ks, rows_room);
       for (std::size_t column = first * width; column < std::min(N, last * width); column += width) {
@@ -445,8 +445,7 @@ void multiply(const Team& team, Sum kind, std::size_t M, std::size_t K, const T*
           store_some(out, added ? load_some<T>(out, n) + load<T>(sum) : load<T>(sum), n);
         });
       }
-      k += kSumPass;
-    } while (k < K);
+    }
   });
 }
 

@@ -13,7 +13,15 @@
 
 namespace fusedstep::ISA {
 
-// sums[column] += each of the n rows of a matrix, ld apart, for this thread's columns; f(column, its sum).
+// f(first, last) for the passes of [0, n), from the last one on.
+template <class F>
+void each_pass(std::size_t n, F f) {
+  for (std::size_t pass = (n + kSumPass - 1) / kSumPass; pass-- > 0;)
+    f(pass * kSumPass, std::min(n, (pass + 1) * kSumPass));
+}
+
+// sums[column] += each of the n rows of a matrix, ld apart, pass by pass, for this thread's columns; f(column, its
+// sum).
 template <class T, class F>
 void sum_rows(const Team& team, const T* a, std::size_t ld, std::size_t n, std::size_t columns, double* sums, F f) {
   using D = Vec<double>;
@@ -24,14 +32,18 @@ void sum_rows(const Team& team, const T* a, std::size_t ld, std::size_t n, std::
     if (some == width) {
       D sum[side];
       unroll<side>([&](auto i) __attribute__((always_inline)) { sum[i] = load<double>(sums + first + i * D::size); });
-      for (std::size_t row = 0; row < n; ++row)
-        unroll<side>([&](auto i) __attribute__((always_inline)) {
-          sum[i] = sum[i] + widen<D>(a + row * ld + first + i * D::size);
-        });
+      each_pass(n, [&](std::size_t row, std::size_t last) __attribute__((always_inline)) {
+        for (; row < last; ++row)
+          unroll<side>([&](auto i) __attribute__((always_inline)) {
+            sum[i] = sum[i] + widen<D>(a + row * ld + first + i * D::size);
+          });
+      });
       unroll<side>([&](auto i) __attribute__((always_inline)) { store(sums + first + i * D::size, sum[i]); });
     } else {
-      for (std::size_t row = 0; row < n; ++row)
-        for (std::size_t i = 0; i < some; ++i) sums[first + i] += double(a[row * ld + first + i]);
+      each_pass(n, [&](std::size_t row, std::size_t last) {
+        for (; row < last; ++row)
+          for (std::size_t i = 0; i < some; ++i) sums[first + i] += double(a[row * ld + first + i]);
+      });
     }
     for (std::size_t i = 0; i < some; ++i) f(first + i, sums[first + i]);
   }
@@ -44,7 +56,7 @@ void gradients(const Sweep& sweep, std::size_t begin, std::size_t end, bool add)
   constexpr bool has_late = Cell::LateGates::count > 0;
   const std::size_t I = sweep.I, H = sweep.H, P = sweep.P, n = end - begin, ld = S * H, GH = G * H;
   const bool projected = Cell::can_project && P < H;
-  const bool more = add || begin > 0;  // what is there are sums already
+  const bool more = add || end < sweep.start[sweep.T];  // what is there are sums already
   const T* const d = as<T>(sweep.saved) + begin * ld;
   const T* const dinput = d + input_slot<Cell>(0) * H;
   const Pairs<T> pairs{sweep};
@@ -78,7 +90,7 @@ void gradients(const Sweep& sweep, std::size_t begin, std::size_t end, bool add)
     if (projected)
       multiply(team, Sum::blocks, P, n, as<T>(sweep.dh) + begin * P, 1, P, PackedColumns<T>{other, n, H},
                as<T>(sweep.dweight_hr), H, more);
-    const bool whole = end == sweep.start[sweep.T];  // else the sums go on
+    const bool whole = begin == 0;  // else the sums go on
     const auto give = [&](void* vector, std::size_t at, double sum) {
       if (!vector) return;
       T& to = as<T>(vector)[at];
@@ -111,13 +123,16 @@ void gradients(const Sweep& sweep, std::size_t begin, std::size_t end, bool add)
         for (std::size_t j = 0; j < std::size_t(Cell::peepholes); ++j) {
           const std::size_t lanes = std::min(N, H - unit);
           double* const sums = sweep.sums + (S + 2 + j) * H + unit;
-          pairs.each(begin, end, [&](std::size_t i, std::size_t step, std::size_t row) {
-            const T* const c = Cell::peephole_sees_next[j]
-                                   ? as<T>(sweep.next_c ? sweep.next_c : sweep.states) + (begin + i) * H
-                                   : pairs.previous_c(step, row);
-            const T* const da = d + i * ld + std::size_t(Cell::peephole_gate[j]) * H + unit;
-            for (std::size_t lane = 0; c && lane < lanes; ++lane)
-              sums[lane] += double(da[lane]) * double(c[unit + lane]);
+          each_pass(n, [&](std::size_t first, std::size_t last) {
+            pairs.each(begin + first, begin + last, [&](std::size_t i, std::size_t step, std::size_t row) {
+              const std::size_t pair = begin + first + i;
+              const T* const c = Cell::peephole_sees_next[j]
+                                     ? as<T>(sweep.next_c ? sweep.next_c : sweep.states) + pair * H
+                                     : pairs.previous_c(step, row);
+              const T* const da = as<T>(sweep.saved) + pair * ld + std::size_t(Cell::peephole_gate[j]) * H + unit;
+              for (std::size_t lane = 0; c && lane < lanes; ++lane)
+                sums[lane] += double(da[lane]) * double(c[unit + lane]);
+            });
           });
           for (std::size_t lane = 0; whole && lane < lanes; ++lane)
             give(sweep.dweight_ch, j * H + unit + lane, sums[lane]);

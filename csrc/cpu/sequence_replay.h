@@ -25,15 +25,13 @@ void split(std::size_t begin, std::size_t end, F f) {
 }
 
 template <class T>
-void gather(const Sweep& sweep) {
+void gather(const Sweep& sweep, std::size_t first, std::size_t last) {
   const Pairs<T> pairs{sweep};
   const bool copy_x = sweep.compact_x != sweep.x.data;
-  split(0, sweep.start[sweep.T], [&](std::size_t begin, std::size_t end) {
+  split(first, last, [&](std::size_t begin, std::size_t end) {
     pairs.each(begin, end, [&](std::size_t i, std::size_t step, std::size_t row) {
       const std::size_t pair = begin + i;
-      if (copy_x)
-        std::copy_n(pairs.at(sweep.x, step, row), sweep.I,
-                    as<T>(const_cast<void*>(sweep.compact_x)) + pair * sweep.ld_x);
+      if (copy_x) std::copy_n(pairs.at(sweep.x, step, row), sweep.I, as<T>(sweep.compact_x) + pair * sweep.ld_x);
       T* const to = as<T>(sweep.previous_h) + pair * sweep.P;
       const T* const from = pairs.previous_h(step, row);
       if (!from)
@@ -50,13 +48,12 @@ void gather(const Sweep& sweep) {
   });
 }
 
-// Compact rows of width I to their places in (T, B, I): written, or added to what is there.
 template <class T>
-void scatter(const Sweep& sweep, const void* from, const Strided& dx, bool add) {
+void scatter(const Sweep& sweep, const Strided& dx, bool add, std::size_t first, std::size_t last) {
   const Pairs<T> pairs{sweep};
-  split(0, sweep.start[sweep.T], [&](std::size_t begin, std::size_t end) {
+  split(first, last, [&](std::size_t begin, std::size_t end) {
     pairs.each(begin, end, [&](std::size_t i, std::size_t step, std::size_t row) {
-      const T* const d = as<T>(from) + (begin + i) * sweep.I;
+      const T* const d = as<T>(sweep.dx) + (begin + i) * sweep.I;
       T* const to = pairs.at(dx, step, row);
       for (std::size_t k = 0; k < sweep.I; ++k) to[k] = add ? to[k] + d[k] : d[k];
     });

@@ -10,13 +10,13 @@
 namespace fusedstep::python {
 
 // Runs f(first, last) over [0, n), or from its end down, without the GIL, in parts of about a tenth of a second, and
-// lets Python handle signals in between: Ctrl-C ends a long call. Parts begin at multiples of `grain`; how long they
-// are shows in no result. The first one is short.
+// lets Python handle signals in between: Ctrl-C ends a long call. How long parts are shows in no result. The first one
+// is short.
 template <class F>
-void interruptible(std::size_t n, std::size_t grain, double flops_each, bool backwards, F f) {
+void interruptible(std::size_t n, double flops_each, bool backwards, F f) {
   constexpr double first_flops = 2e8, seconds = 0.1;
   using Clock = std::chrono::steady_clock;
-  const auto whole = [&](double part) { return std::max<std::size_t>(std::size_t(part) / grain, 1) * grain; };
+  const auto whole = [](double part) { return std::max<std::size_t>(std::size_t(part), 1); };
   std::size_t part = whole(first_flops / std::max(flops_each, 1.0));
   for (std::size_t done = 0, now; done < n; done += now) {
     now = std::min(part, n - done);

@@ -1,6 +1,8 @@
 // A layer over whole sequences: arrays in, sweeps out. The arrays' shapes are the package's own doing;
 // what is checked here keeps a mistake there from becoming a wrong address.
 #include <algorithm>
+#include <cstdint>
+#include <cstring>
 #include <memory>
 #include <mutex>
 #include <numeric>
@@ -69,6 +71,48 @@ struct Run {
       for (const Room& room : *rooms) n += room.size();
     return n;
   }
+};
+
+// f(step, last step, due, top): chunks of steps step … last-1, from the last one on, of about kChunkPairs each. Then
+// the passes of pairs due … top-1 are complete, and their sums due.
+template <class F>
+void each_chunk(const Shape& shape, F f) {
+  constexpr std::size_t kChunkPairs = 4 * kSumPass;
+  std::size_t last = shape.steps(), top = shape.pairs();
+  do {
+    std::size_t step = last;
+    while (step > 0 && shape.start[last] - shape.start[step] < kChunkPairs) --step;
+    const std::size_t due = step ? std::min(top, (shape.start[step] + kSumPass - 1) / kSumPass * kSumPass) : 0;
+    f(step, last, due, top);
+    last = step;
+    top = due;
+  } while (last > 0);
+}
+
+// Arrays of a row for each pair, of which those of a window have memory: it begins at the last pair and moves down. An
+// array's pointer is what it would be if pair 0 had memory too.
+class Window {
+ public:
+  Window(std::size_t pairs, std::size_t rows) : base_(pairs), rows_(rows) {}
+  void add(void*& at, std::size_t row_bytes) { arrays_.push_back({Room(rows_ * row_bytes), row_bytes, &at}); }
+  // To pairs from `base` on; the rows up to `end` come along.
+  void move(std::size_t base, std::size_t end) {
+    for (const auto& [room, row_bytes, at] : arrays_) {
+      if (end > base_) std::memmove(room.data() + (base_ - base) * row_bytes, room.data(), (end - base_) * row_bytes);
+      *at = reinterpret_cast<void*>(reinterpret_cast<std::uintptr_t>(room.data()) - base * row_bytes);
+    }
+    base_ = base;
+  }
+
+ private:
+  struct OfPairs {
+    Room room;
+    std::size_t row_bytes;
+    void** at;
+  };
+  std::size_t base_;
+  const std::size_t rows_;
+  std::vector<OfPairs> arrays_;
 };
 
 // The directions of a layer.
@@ -244,7 +288,7 @@ struct Layer : std::enable_shared_from_this<Layer> {
     }
     // At least one part, also of no steps: it passes the state on.
     const std::size_t steps = shape.steps();
-    interruptible(std::max<std::size_t>(steps, 1), 1, step_flops(shape.B), false,
+    interruptible(std::max<std::size_t>(steps, 1), step_flops(shape.B), false,
                   [&](std::size_t first, std::size_t last) {
       cell->sweep(all.data(), int(D()), first, std::min(last, steps));
       for (Sweep& sweep : all) std::copy(sweep.out, sweep.out + kMaxStates, sweep.state);
@@ -266,50 +310,54 @@ struct Layer : std::enable_shared_from_this<Layer> {
     const Strided dout = dy.is_none() ? Strided{} : strided(dy, "dy", T, B, D() * P, keep);
     if (dstate.size() != run.state.size() || gradients.size() != D()) throw py::value_error("dstate, gradients");
 
-    // Compact copies of what the sums over time read, but of x itself where it lies so.
+    // Compact copies of what the sums over time read, but of x itself where it lies so. The steps are done chunk by
+    // chunk; copies, and the gates of a lean tape, are there for a chunk and what it left of an unfinished pass.
     const Sweep& first = all[0];
     const bool in_order = shape.whole && (T <= 1 || first.x.step == std::ptrdiff_t(B) * first.x.row);
-    const bool dx_in_order = shape.whole && (T <= 1 || dinput.step == std::ptrdiff_t(B) * dinput.row) && dinput.row > 0;
+    const bool dx_in_order =
+        D() == 1 && shape.whole && (T <= 1 || dinput.step == std::ptrdiff_t(B) * dinput.row) && dinput.row > 0;
     const bool keeps_next_c = cell->peepholes > 0 && run.noise.zoneout[1] > 0;
-    const std::size_t each =
-        R * (2 * I + P + (cell->two_products + keeps_next_c) * H + (projected() ? H + P : 0)) * element;
     const bool lean = run.saved.empty();
-    const Room room(D() * each);
-    const std::size_t columns_bytes = cell->columns_bytes(H, P);
-    const Room weights(D() * std::max(columns_bytes, lean ? packed_bytes() : 0));
+    std::size_t rows = 0;
+    each_chunk(shape, [&](std::size_t step, std::size_t, std::size_t, std::size_t top) {
+      rows = std::max(rows, top - shape.start[step]);
+    });
+    Window window(R, rows);
+    const std::size_t columns_bytes = (cell->columns_bytes(H, P) + 63) / 64 * 64;
+    const Room weights(D() * (columns_bytes + (lean ? packed_bytes() : 0)));
     const std::size_t sums_size = std::size_t(cell->saved + 2 + cell->peepholes) * H;
     std::vector<double> sums(D() * sums_size);
-    std::vector<Room> replayed, replayed_statistics;
     for (std::size_t d = 0; d < D(); ++d) {
       Sweep& sweep = all[d];
-      char* at = room.data() + d * each;
-      const auto take = [&](std::size_t width) {
-        char* const taken = at;
-        at += R * width * element;
-        return static_cast<void*>(taken);
-      };
+      const auto take = [&](void*& at, std::size_t width) { window.add(at, width * element); };
       const bool direct = in_order && !sweep.reverse && first.x.row > 0;
-      sweep.compact_x = direct ? sweep.x.data : take(I);
       sweep.ld_x = direct ? std::size_t(sweep.x.row) : I;
-      sweep.previous_h = take(P);
+      if (direct)
+        sweep.compact_x = sweep.x.data;
+      else
+        take(sweep.compact_x, I);
+      take(sweep.previous_h, P);
       sweep.sums = sums.data() + d * sums_size;
-      if (cell->two_products) sweep.reset_h = take(H);
-      if (keeps_next_c) sweep.next_c = take(H);
+      if (cell->two_products) take(sweep.reset_h, H);
+      if (keeps_next_c) take(sweep.next_c, H);
       if (projected()) {
-        sweep.m = take(H);
-        sweep.dh = take(P);
+        take(sweep.m, H);
+        take(sweep.dh, P);
       }
       if (dinput.data) {
-        const bool in_place = dx_in_order && !sweep.reverse;
-        sweep.dx = in_place ? dinput.data : take(I);
-        sweep.ld_dx = in_place ? std::size_t(dinput.row) : I;
+        sweep.ld_dx = dx_in_order ? std::size_t(dinput.row) : I;
+        if (dx_in_order)
+          sweep.dx = dinput.data;
+        else
+          take(sweep.dx, I);
       }
       if (lean) {
-        replayed.emplace_back(R * std::size_t(cell->saved) * H * element);
-        replayed_statistics.emplace_back(R * 2 * std::size_t(cell->norms) * element);
+        take(sweep.saved, std::size_t(cell->saved) * H);
+        take(sweep.statistics, 2 * std::size_t(cell->norms));
+      } else {
+        sweep.saved = run.saved[d].data();
+        sweep.statistics = run.statistics[d].data();
       }
-      sweep.saved = (lean ? replayed : run.saved)[d].data();
-      sweep.statistics = (lean ? replayed_statistics : run.statistics)[d].data();
       sweep.states = run.second_states.empty() ? nullptr : run.second_states[d].data();
       if (dout.data) sweep.dy = {static_cast<char*>(dout.data) + d * P * element, dout.step, dout.row};
       for (std::size_t i = 0; i < dstate.size(); ++i)
@@ -335,31 +383,38 @@ struct Layer : std::enable_shared_from_this<Layer> {
     }
     run.spent = true;  // from here on the gates are overwritten
 
-    const int n = int(D());
+    const double pair_flops = step_flops(1) / double(D());
     {
       const py::gil_scoped_release release;
-      for (const Sweep& sweep : all) cell->gather(sweep);
-      if (lean) give_packed(all, nullptr, weights.data());
-    }
-    if (lean)
-      for (Sweep& sweep : all)
-        interruptible(R, 1, step_flops(1) / double(D()), false,
-                      [&](std::size_t begin, std::size_t end) { cell->replay(sweep, begin, end); });
-    {
-      const py::gil_scoped_release release;
+      if (lean) give_packed(all, nullptr, weights.data() + D() * columns_bytes);
       for (const Sweep& sweep : all) cell->pack_columns(sweep.weights, H, P, const_cast<void*>(sweep.columns));
     }
-    if (B)
-      interruptible(shape.steps(), 1, step_flops(B), true,
-                    [&](std::size_t begin, std::size_t end) { cell->sweep_back(all.data(), n, begin, end); });
-    for (std::size_t d = 0; d < D(); ++d) {
-      interruptible(std::max<std::size_t>(R, 1), kSumPass, 2 * step_flops(1) / double(D()), false,
-                    [&](std::size_t begin, std::size_t end) { cell->gradients(all[d], begin, std::min(end, R), add); });
-      if (dinput.data && all[d].dx != dinput.data) {
+    each_chunk(shape, [&](std::size_t step, std::size_t last_step, std::size_t due, std::size_t top) {
+      const std::size_t base = shape.start[step], pairs = shape.start[last_step] - base;
+      {
         const py::gil_scoped_release release;
-        cell->scatter(all[d], all[d].dx, dinput, d > 0);
+        window.move(base, top);
+        for (const Sweep& sweep : all) cell->gather(sweep, base, base + pairs);
       }
-    }
+      if (lean)
+        for (const Sweep& sweep : all)
+          interruptible(pairs, pair_flops, false,
+                        [&](std::size_t begin, std::size_t end) { cell->replay(sweep, base + begin, base + end); });
+      interruptible(last_step - step, step_flops(B), true, [&](std::size_t begin, std::size_t end) {
+        cell->sweep_back(all.data(), int(D()), step + begin, step + end);
+      });
+      if (due == top && R > 0) return;
+      for (const Sweep& sweep : all) {
+        const std::size_t passes = std::max<std::size_t>(1, (top - due + kSumPass - 1) / kSumPass);
+        interruptible(passes, double(kSumPass) * 2 * pair_flops, true, [&](std::size_t begin, std::size_t end) {
+          cell->gradients(sweep, due + begin * kSumPass, std::min(top, due + end * kSumPass), add);
+        });
+        if (dinput.data && sweep.dx != dinput.data) {
+          const py::gil_scoped_release release;
+          cell->scatter(sweep, dinput, D() > 1, due, top);
+        }
+      }
+    });
     run.saved.clear();
     run.statistics.clear();
     run.second_states.clear();

@@ -369,6 +369,7 @@ DIGEST_CASES = {
     "directions": {"T": 4, "B": 7, "inputs": 5, "H": 17, "num_layers": 2, "bidirectional": True, "shortest": 0},
     "reset": {"T": 6, "B": 3, "inputs": 17, "H": 16, "reset": True, "shortest": 1, "bias": False},
     "blocks": {"T": 9, "B": 70, "inputs": 31, "H": 63},
+    "chunks": {"T": 90, "B": 100, "inputs": 3, "H": 5, "reset": True, "shortest": 1},
 }
 
 

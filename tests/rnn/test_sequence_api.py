@@ -3,16 +3,19 @@
 import copy
 import doctest
 import importlib
+import os
 import pickle
 import subprocess
 import sys
 import textwrap
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import fusedstep
 import numpy as np
 import pytest
+from bench.memory import RESET
 from fusedstep.rnn import GRU, LSTM
 
 from .cells import STATES, arrays_of, assert_same_bits, flat, same_bits
@@ -21,6 +24,7 @@ from .test_api import DEEP_COPIES
 
 kinds = pytest.mark.parametrize("kind", MODULES)
 T, B, INPUTS, H = 6, 4, 7, 20
+TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(params=MODULES)
@@ -357,6 +361,37 @@ def test_lean_tape_holds_less_than_a_full_one(kind):
     assert 0 < module.tape_bytes(100, 16, "lean") < module.tape_bytes(100, 16) / 1.5
     assert module.tape_bytes(100, 16) == module.tape_bytes(100, 16, "full")
     assert module.tape_bytes(200, 16) == module.tape_bytes(100, 32) == 2 * module.tape_bytes(100, 16)
+
+
+PEAK = """
+import sys
+import numpy as np
+from bench.memory import baseline, highest
+from rnn.sequences import MODULES
+
+module = MODULES[sys.argv[1]](64, 64, rng=0)
+x = np.ones((512, 64, 64), np.float32)
+for steps in (2, 512):  # the first one starts threads
+    before = baseline()
+    y, _, tape = module.forward(x[:steps], tape=sys.argv[2])
+    module.backward(tape, y)
+print((highest() - before) / x.nbytes)
+"""
+
+
+@pytest.mark.skipif(not RESET.exists(), reason="the peak of resident memory cannot be reset here")
+@kinds
+def test_backward_of_a_lean_tape_holds_the_gates_of_few_steps(kind):
+    def peak(tape):
+        command = [sys.executable, "-c", PEAK, kind, tape]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (TESTS, TESTS.parent)))}
+        return float(subprocess.run(command, capture_output=True, check=True, text=True, env=environment).stdout)
+
+    lean, full = peak("lean"), peak("full")
+    results, cell = 2, fusedstep._core.cells()[cell_kind(kind)]  # y and dx
+    kept = cell["states"] - 1  # arrays of H values a step and row
+    assert full > results + kept + cell["saved"]
+    assert lean < results + kept + 1 + (cell["saved"] + 7) / 8 + 1
 
 
 @kinds

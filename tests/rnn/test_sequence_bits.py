@@ -38,12 +38,14 @@ def cases(draw_from, kinds=tuple(MODULES), max_layers=3, bidirectional=None, sho
     )
 
 
-# Work for more than one thread, and for more than one block of rows, of columns and of the sums over time and batch.
+# Work for more than one thread, and for more than one block of rows, of columns and of the sums over time and batch, and
+# one chunk of steps backward.
 LARGE = {
     "batch": {"T": 4, "B": 130, "inputs": 70, "H": 150, "num_layers": 2, "bidirectional": True, "shortest": 0},
     "wide": {"T": 3, "B": 6, "inputs": 300, "H": 280, "num_layers": 2, "shortest": 1},
     "row": {"T": 6, "B": 1, "inputs": 128, "H": 520, "reset": True},
     "long": {"T": 70, "B": 9, "inputs": 33, "H": 64, "reset": True, "shortest": 0},
+    "chunks": {"T": 130, "B": 100, "inputs": 3, "H": 5, "bidirectional": True, "shortest": 0},
 }
 large = pytest.mark.parametrize("name", LARGE)
 

@@ -297,7 +297,8 @@ class Module(Formats):
         x, state, lengths, reset
             As in `__call__`.
         tape : {"full", "lean"}, optional
-            "full" keeps the gates; "lean" computes them again in `backward`: the same bits, less memory until then.
+            "full" keeps the gates; "lean" computes them again in `backward`, for some thousands of steps times rows at a
+            time: the same bits, half the memory or less.
         seed : int, optional
             Key of the masks of dropout and zoneout, from 0 to 2**64 - 1; drawn from the module's generator where None.
         origin : tuple of int, optional
@@ -429,7 +430,7 @@ class Module(Formats):
         dropped = masks.dropout
         for i in reversed(range(self.num_layers)):
             shape = form.shape(self.input_size) if i == 0 else (form.T, form.B, D * P)
-            dx = (_core.empty if tape._runs[i].whole else np.zeros)(shape, self.dtype)
+            dx = (_core.empty if tape._runs[i].whole and D == 1 else np.zeros)(shape, self.dtype)
             inward = form.inward(dx) if i == 0 else dx
             own = slice(i * D, (i + 1) * D)
             directions = [{name: gradients[ours] for name, ours in names.items()} for names in self._layer_names(i)]
