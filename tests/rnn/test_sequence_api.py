@@ -15,8 +15,9 @@ from pathlib import Path
 import fusedstep
 import numpy as np
 import pytest
-from bench.memory import RESET
 from fusedstep.rnn import GRU, LSTM
+
+from bench.memory import RESET
 
 from .cells import STATES, arrays_of, assert_same_bits, flat, same_bits
 from .sequences import MODULES, cell_kind, draw, width
