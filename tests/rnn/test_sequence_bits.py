@@ -38,8 +38,8 @@ def cases(draw_from, kinds=tuple(MODULES), max_layers=3, bidirectional=None, sho
     )
 
 
-# Work for more than one thread, and for more than one block of rows, of columns and of the sums over time and batch, and
-# one chunk of steps backward.
+# Work for more than one thread, and for more than one block of rows, of columns and of the sums over time and batch,
+# and one chunk of steps backward.
 LARGE = {
     "batch": {"T": 4, "B": 130, "inputs": 70, "H": 150, "num_layers": 2, "bidirectional": True, "shortest": 0},
     "wide": {"T": 3, "B": 6, "inputs": 300, "H": 280, "num_layers": 2, "shortest": 1},
