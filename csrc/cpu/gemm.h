@@ -153,7 +153,7 @@ void accumulate(std::size_t rows, std::size_t panels, T* partial, const T* a, st
   const std::size_t tiles = (rows + R - 1) / R, lines = tiles ? (Source::lines + tiles - 1) / tiles : 0;
   const auto places = Places<Gates::count>::template among<Gates>(A, N);
   const bool alone = packed_rows == 1;
-  const std::size_t block = !alone ? kBlock : Source::packed ? std::max<std::size_t>(K, 1) : kBlock / panels;
+  const std::size_t block = alone && Source::packed ? std::max<std::size_t>(K, 1) : kBlock;
   for (std::size_t k = 0; k < K; k += block) {
     const std::size_t ks = std::min(block, K - k), chain = kind == Sum::chain ? ks : kSumBlock;
     const auto* const panel = source(k, ks);
@@ -259,48 +259,77 @@ const T* pack_rows(const T* a, std::size_t row_stride, std::size_t k_stride, std
   return room;
 }
 
+// square[i][lane] = rows[lane][k + i] for i < ks, of `units` rows that are ld apart; units past them are 0.
+template <class T>
+FN void load_square(const T* rows, std::size_t ld, std::size_t units, std::size_t k, std::size_t ks, Vec<T>* square) {
+  constexpr int N = Vec<T>::size;
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) {
+    if (std::size_t(i) >= units)
+      square[i] = Vec<T>(T(0));
+    else
+      square[i] = ks == N ? load<T>(rows + i * ld + k) : load_n<T>(rows + i * ld + k, int(ks));
+  }
+  transpose(square);
+}
+
 // panel[k][c][lane] = w[(gate c)·H + unit + lane][k] for a weight matrix (…·H, ld) in torch's layout; units past H are
 // 0.
 template <class Gates, class T>
 void pack_transposed(const T* w, std::size_t H, std::size_t ld, std::size_t unit, std::size_t K, T* panel) {
-  using V = Vec<T>;
-  constexpr int N = V::size, C = Gates::count;
-  const std::size_t units = std::min<std::size_t>(N, H - unit);
-  for (int c = 0; c < C; ++c) {
+  constexpr std::size_t N = Vec<T>::size, C = Gates::count;
+  for (std::size_t c = 0; c < C; ++c) {
     const T* const rows = w + ((Gates::first + c) * H + unit) * ld;
     T* const to = panel + c * N;
     for (std::size_t k = 0; k < K; k += N) {
-      const int ks = int(std::min<std::size_t>(N, K - k));
-      V square[N];
-#pragma GCC unroll 16
-      for (int i = 0; i < N; ++i) {
-        if (std::size_t(i) >= units)
-          square[i] = V(T(0));
-        else
-          square[i] = ks == N ? load<T>(rows + i * ld + k) : load_n<T>(rows + i * ld + k, ks);
-      }
-      transpose(square);
+      const std::size_t ks = std::min(N, K - k);
+      Vec<T> square[N];
+      load_square(rows, ld, H - unit, k, ks, square);
       if (ks == N) {
 #pragma GCC unroll 16
-        for (int i = 0; i < N; ++i) store(to + (k + i) * C * N, square[i]);
+        for (std::size_t i = 0; i < N; ++i) store(to + (k + i) * C * N, square[i]);
       } else {
-        for (int i = 0; i < ks; ++i) store(to + (k + i) * C * N, square[i]);
+        for (std::size_t i = 0; i < ks; ++i) store(to + (k + i) * C * N, square[i]);
       }
     }
   }
 }
 
-// Panels of a weight matrix (…·H, ld) that are packed on the way, a k-block at a time, each used at once.
+// partial += a·W for one row and the panel of units from `unit` on of such a matrix: its squares are used as they are
+// transposed.
 template <class Gates, class T>
-struct PackingPanels {
+void accumulate_row(T* partial, const T* a, const T* w, std::size_t H, std::size_t ld, std::size_t unit) {
+  constexpr std::size_t N = Vec<T>::size;
+  constexpr int C = Gates::count;
+  Vec<T> sum[C];
+  unroll<C>([&](auto c) __attribute__((always_inline)) { sum[c] = load<T>(partial + Gates::accumulators[c] * N); });
+  for (std::size_t k = 0; k < ld; k += N) {
+    const std::size_t ks = std::min(N, ld - k);
+    unroll<C>([&](auto c) __attribute__((always_inline)) {
+      const T* const rows = w + ((Gates::first + c) * H + unit) * ld;
+      Vec<T> square[N];
+      load_square(rows, ld, H - unit, k, ks, square);
+      if (ks == N) {
+#pragma GCC unroll 16
+        for (std::size_t i = 0; i < N; ++i) sum[c] = fma(Vec<T>(a[k + i]), square[i], sum[c]);
+      } else {
+        for (std::size_t i = 0; i < ks; ++i) sum[c] = fma(Vec<T>(a[k + i]), square[i], sum[c]);
+      }
+    });
+  }
+  unroll<C>([&](auto c) __attribute__((always_inline)) { store(partial + Gates::accumulators[c] * N, sum[c]); });
+}
+
+// A panel of a weight matrix (…·H, ld) that is packed on the way, a k-block at a time, each used at once.
+template <class Gates, class T>
+struct PackingPanel {
   static constexpr bool packed = false;
-  static constexpr std::size_t width = Gates::count * Vec<T>::size, stride = kBlock * width;
+  static constexpr std::size_t stride = 0, width = Gates::count * Vec<T>::size;
   const T* w;
-  std::size_t H, ld, unit, panels;
+  std::size_t H, ld, unit;
   T* room;
   const T* operator()(std::size_t k, std::size_t ks) const {
-    for (std::size_t p = 0; p < panels; ++p)
-      pack_transposed<Gates>(w + k, H, ld, unit + p * Vec<T>::size, ks, room + p * stride);
+    pack_transposed<Gates>(w + k, H, ld, unit, ks, room);
     return room;
   }
   // Row by row; a k-block of a row may begin within a line.
@@ -366,7 +395,7 @@ constexpr std::size_t columns_size(std::size_t K, std::size_t N) {
   return column_panels<T>(N) * kColumns<T> * K;
 }
 
-// Columns of a row-major matrix as a panel, copied as PackingPanels packs.
+// Columns of a row-major matrix as a panel, copied as PackingPanel packs.
 template <class T>
 struct ColumnPanel {
   static constexpr bool packed = false;

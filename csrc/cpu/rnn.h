@@ -169,40 +169,36 @@ void pack(const CellWeights& w, std::size_t I, std::size_t H, std::size_t P, voi
   });
 }
 
-// The panels as a thread sees them: those of a frozen module, or packed on the way.
+// The panels as a thread sees them: those of a frozen module, or one that is packed on the way.
 template <class Cell>
 class Panels {
   using T = typename Cell::Scalar;
 
  public:
-  // How many of them one row passes at once: two where they are packed on the way, so that they stay in L1.
-  static std::size_t group(const CellWeights& w, std::size_t rows) {
-    return rows > 1 ? 1 : w.packed ? kGroup<Cell> : kTilePanels<4>;
-  }
-  static constexpr std::size_t kRoom = kTilePanels<4> * (Layout<Cell>::kStart + kBlock * 4 * Layout<Cell>::N);
+  // How many of them are passed at once.
+  static std::size_t group(const CellWeights& w, std::size_t rows) { return rows == 1 && w.packed ? kGroup<Cell> : 1; }
+  static constexpr std::size_t kRoom = Layout<Cell>::kStart + kBlock * 4 * Layout<Cell>::N;
 
   Panels(const CellWeights& w, const Layout<Cell>& layout, std::size_t first, std::size_t panels, T* room)
       : w_(w), layout_(layout), first_(first), panels_(panels), room_(room) {
-    if (!w.packed)
-      for (std::size_t p = 0; p < panels; ++p)
-        pack_start<Cell>(w, layout.H, (first + p) * Layout<Cell>::N, room + p * Layout<Cell>::kStart);
+    if (!w.packed) pack_start<Cell>(w, layout.H, first * Layout<Cell>::N, room);
   }
 
   // Initial values and peepholes of panel p of these.
-  const T* start(std::size_t p) const {
-    return w_.packed ? packed() + p * layout_.size() : room_ + p * Layout<Cell>::kStart;
-  }
+  const T* start(std::size_t p) const { return w_.packed ? packed() + p * layout_.size() : room_; }
   // partial += rows · these panels of a weight matrix (…·H, K), which lie at `offset` of a packed panel.
   template <class Gates>
   void add(std::size_t rows, T* partial, const T* a, const void* matrix, std::size_t K, std::size_t offset) const {
     constexpr int A = Cell::accumulators;
     if (w_.packed)
       accumulate_packed<A, Gates>(rows, panels_, partial, a, K, packed() + offset, layout_.size(), w_.storage, rows);
+    else if (rows == 1)
+      accumulate_row<Gates>(partial, a, as<T>(matrix), layout_.H, K, first_ * Layout<Cell>::N);
     else
-      accumulate<A, Gates>(rows, panels_, partial, a, K,
-                           PackingPanels<Gates, T>{as<T>(matrix), layout_.H, K, first_ * Layout<Cell>::N, panels_,
-                                                   room_ + kTilePanels<4> * Layout<Cell>::kStart},
-                           rows);
+      accumulate<A, Gates>(
+          rows, 1, partial, a, K,
+          PackingPanel<Gates, T>{as<T>(matrix), layout_.H, K, first_ * Layout<Cell>::N, room_ + Layout<Cell>::kStart},
+          rows);
   }
 
  private:

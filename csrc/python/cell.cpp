@@ -10,6 +10,7 @@
 #include "python/arrays.h"
 #include "python/bind.h"
 #include "python/fastcall.h"
+#include "python/steps.h"
 #include "python/weights.h"
 
 namespace fusedstep::python {
@@ -137,8 +138,7 @@ py::object forward(const Weights& w, const void* packed, PyObject* x, PyObject* 
         apart(read[std::size_t(1 + j)], kStateNames[j]);
     for (int j = 0; j < i; ++j)
       apart({static_cast<char*>(call.out[j]), static_cast<char*>(call.out[j]) + to.fields.bytes()}, kOutNames[j]);
-    for (int j = 0; j < kWeights; ++j)
-      if (w.arrays[j]) apart(extent(*w.arrays[j]), kWeightNames[j]);
+    for (int j = 0; j < kWeights; ++j) apart(w.extents[std::size_t(j)], kWeightNames[j]);
     call.out[i] = to.fields.data;
   }
 
@@ -279,6 +279,7 @@ py::dict cells() {
 }  // namespace
 
 void bind_cell(py::module_& module) {
+  module.attr("Steps") = steps_type();
   py::class_<Cell>(module, "Cell", py::is_final())
       .def(py::init<const std::string&, const py::dict&>())
       .def_property_readonly("frozen", &Cell::frozen)

@@ -66,6 +66,7 @@ Weights::Weights(const std::string& kind, const py::dict& weights) {
     if (!arrays[i]) continue;
     check_dtype(*arrays[i], {kWeightNames[i]}, dtype);
     check_contiguous(*arrays[i], {kWeightNames[i]});
+    extents[std::size_t(i)] = extent(*arrays[i]);
   }
 }
 

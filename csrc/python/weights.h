@@ -21,6 +21,7 @@ struct Weights {
   std::array<py::object, kWeights> objects;
   Keep keep;
   std::array<std::optional<Array>, kWeights> arrays;
+  std::array<Extent, kWeights> extents{};
   std::size_t I, H, P;  // P: of h, less than H where weight_hr projects it
   Dtype dtype;
 

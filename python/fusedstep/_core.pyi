@@ -41,6 +41,10 @@ class Plan:
     def stepper(self) -> Callable[[Any, float | None, float, bool, bool], StepInfo]: ...
     steps: list[float]
 
+class Steps:
+    _step: Callable[[Any, Any, Any, bool], Any]
+    def __call__(self, x: Any, state: Any = None, *, out: Any = None, tape: bool = False) -> Any: ...
+
 @final
 class Cell:
     def __init__(self, kind: str, weights: Mapping[str, Array]) -> None: ...

@@ -1,8 +1,11 @@
 """What a user sees of the cells: forms of arguments, out=, tapes, freezing, copies, arrays of other libraries."""
 
 import copy
+import gc
+import inspect
 import pickle
 import threading
+import weakref
 
 import fusedstep
 import numpy as np
@@ -251,6 +254,52 @@ def test_cell_and_optimizer_copied_together_stay_together(duplicate):
     optimizer.step({name: np.ones_like(array) for name, array in twin.weights.items()})
     assert not any(same_bits(array, before[name]) for name, array in twin.weights.items())
     assert_same_bits(dict(cell.weights), before)
+
+
+@pytest.mark.parametrize(
+    ("args", "named", "error"),
+    [
+        ((), {}, "x: expected an array, got no argument"),
+        ((1, 2, 3), {}, "expected x and state as positional arguments, got 3"),
+        ((1,), {"y": 1}, "got an unknown argument 'y'"),
+        ((1,), {"x": 1}, "got x twice"),
+    ],
+    ids=["none", "three", "unknown", "twice"],
+)
+def test_wrong_number_or_names_of_arguments(args, named, error):
+    with pytest.raises(TypeError, match=f"^{error}$"):
+        GRUCell(2, 3)(*args, **named)
+
+
+def test_classes_derived_from_a_cell():
+    class Plain(GRUCell):
+        pass
+
+    class Own(GRUCell):
+        def __call__(self, x, state=None, *, out=None, tape=False):
+            return "own", super().__call__(x, state, out=out, tape=tape)
+
+    x, cell = np.ones(2, np.float32), GRUCell(2, 3, rng=0)
+    assert_same_bits(Plain(2, 3, rng=0)(x=x, state=None), cell(x))
+    own, (h, tape) = Own(2, 3, rng=0)(x, tape=True)
+    assert own == "own"
+    assert_same_bits(h, cell(x))
+    assert fusedstep.rnn.gru_cell_backward(tape, h).x.shape == (2,)
+    with pytest.raises(TypeError, match="that __init__ has made"):
+        GRUCell.__new__(GRUCell)(x)
+
+
+def test_call_is_documented():
+    assert "Raises\n------" in LSTMCell.__call__.__doc__
+    assert "(self, /, x, state=None, *, out=None, tape=False)" in str(inspect.signature(LSTMCell.__call__))
+
+
+def test_cells_are_collected_with_what_refers_back_to_them():
+    cell = LSTMCell(2, 3)
+    cell.itself, seen = cell, weakref.ref(cell)
+    del cell
+    gc.collect()
+    assert seen() is None
 
 
 def test_repr_tells_kind_widths_and_dtype():

@@ -110,7 +110,7 @@ def backward(tape: Tape, *gradients: Any) -> Gradients:
     return Gradients(dx, dstate if len(dstate) > 1 else dstate[0], weights)
 
 
-class Cell:
+class Cell(_core.Steps):
     """Base of the cells that own weights: `LSTMCell` and `GRUCell`.
 
     Attributes
@@ -144,43 +144,13 @@ class Cell:
         self._kind = kind
         self._weights = MappingProxyType(weights)
         self._cell = _core.Cell(kind, weights)
-        self._forward = self._cell.stepper()
+        self._step = self._cell.stepper()
         self.hidden_size = weights["weight_hh"].shape[1]
         self.input_size = weights["weight_ih"].shape[1]
 
-    def __call__(self, x: Any, state: Any = None, *, out: Any = None, tape: bool = False) -> Any:
-        """Take one step.
-
-        Parameters
-        ----------
-        x : array_like
-            (batch, input_size) or (input_size,), the cell's dtype; rows may lie apart, as in ``x[:, t]``.
-        state : array_like or tuple of array_like, optional
-            h, or (h, c) for an LSTM: (batch, hidden_size) or (hidden_size,) each; zeros where None.
-        out : array_like or tuple of array_like, optional
-            Where the new state is written, of the same form, C-contiguous; may be `state` itself. Without it new arrays
-            are made.
-        tape : bool, optional
-            Return also what `backward` needs. It refers to the arguments, or copies them where `out` is given.
-
-        Returns
-        -------
-        state
-            The new state (`out` itself where it was given); with `tape`, a pair (state, Tape).
-
-        Raises
-        ------
-        ValueError, TypeError
-            An argument does not fit; the message names it. Nothing was written.
-
-        Notes
-        -----
-        The same bits frozen or not, with or without `out`, for a row alone or in a batch, with any number of threads,
-        on every instruction set.
-        """
-        if not tape:
-            return self._forward(x, state, out, False)
-        return taped(self._kind, self.weights, x, state, out, self._forward)
+    def _taped(self, x: Any, state: Any, out: Any) -> Any:
+        """Take a step for `__call__` with `tape`."""
+        return taped(self._kind, self.weights, x, state, out, self._step)
 
     @property
     def weights(self) -> Mapping[str, Array]:
