@@ -145,12 +145,12 @@ void tile_of(Sum kind, std::size_t rows, std::size_t tile_panels, T* partial, st
 
 // partial += a·panel for `rows` ≤ kRowBlock rows and one panel, or for one row and any number of panels. `a` holds
 // `packed_rows` rows as pack_rows lays them out, these being the first; `source` gives panels as PackedPanels does.
-// Blocks are of kSumBlock, which divides kBlock.
 template <int A, class Gates, class T, class Source>
 void accumulate(std::size_t rows, std::size_t panels, T* partial, const T* a, std::size_t K, const Source& source,
                 std::size_t packed_rows, Sum kind = Sum::chain) {
   constexpr std::size_t R = kTileRows<Gates::count>, P = kTilePanels<Gates::count>, N = Vec<T>::size;
   const std::size_t tiles = (rows + R - 1) / R, lines = tiles ? (Source::lines + tiles - 1) / tiles : 0;
+  static_assert(kBlock % kSumBlock == 0 && kSumPass % kBlock == 0);
   const auto places = Places<Gates::count>::template among<Gates>(A, N);
   const bool alone = packed_rows == 1;
   const std::size_t block = alone && Source::packed ? std::max<std::size_t>(K, 1) : kBlock;
