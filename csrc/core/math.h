@@ -16,7 +16,11 @@
 // Every result is in the function's range, the limits at ±inf are exact, NaN gives NaN, tanh is odd and keeps −0.
 #pragma once
 
+#include <array>
+#include <cstddef>
+
 #include "core/fn.h"
+#include "core/vector.h"
 
 namespace fusedstep::ISA {
 
@@ -30,11 +34,9 @@ struct MathConstants<float> {
   static constexpr float ln2 = 0x1.62e430p-1f, ln2_rest = -0x1.05c610p-29f;
   // e^x is 0 below exp_min and inf above exp_max.
   static constexpr float exp_min = -104, exp_max = 89;
-  // a + magic leaves no fraction bits for |a| < 2^22.
-  static constexpr float magic = 0x1.8p23f;
   // Minimax on [-ln2/2, ln2/2]: r + r²·g(r) is within 2^-33.0 of e^r − 1, relative to e^r.
-  static constexpr float g[] = {0x1p-1f,        0x1.555554p-3f,  0x1.5554e2p-5f,
-                                0x1.11129ep-7f, 0x1.6d5530p-10f, 0x1.9f1eb8p-13f};
+  static constexpr std::array g = {0x1p-1f,        0x1.555554p-3f,  0x1.5554e2p-5f,
+                                   0x1.11129ep-7f, 0x1.6d5530p-10f, 0x1.9f1eb8p-13f};
 };
 
 template <>
@@ -42,19 +44,18 @@ struct MathConstants<double> {
   static constexpr double log2e = 0x1.71547652b82fep+0;
   static constexpr double ln2 = 0x1.62e42fefa39efp-1, ln2_rest = 0x1.abc9e3b39803fp-56;
   static constexpr double exp_min = -746, exp_max = 710;
-  static constexpr double magic = 0x1.8p52;
   // Minimax on [-ln2/2, ln2/2]: within 2^-60.2, as above.
-  static constexpr double g[] = {0x1p-1,
-                                 0x1.555555555555bp-3,
-                                 0x1.5555555555503p-5,
-                                 0x1.111111110ec64p-7,
-                                 0x1.6c16c16c30442p-10,
-                                 0x1.a01a01b37b8e9p-13,
-                                 0x1.a01a01369dc68p-16,
-                                 0x1.71ddf02799692p-19,
-                                 0x1.27e5b435e6423p-22,
-                                 0x1.af6bdbd0ccae6p-26,
-                                 0x1.1e3d342c198b1p-29};
+  static constexpr std::array g = {0x1p-1,
+                                   0x1.555555555555bp-3,
+                                   0x1.5555555555503p-5,
+                                   0x1.111111110ec64p-7,
+                                   0x1.6c16c16c30442p-10,
+                                   0x1.a01a01b37b8e9p-13,
+                                   0x1.a01a01369dc68p-16,
+                                   0x1.71ddf02799692p-19,
+                                   0x1.27e5b435e6423p-22,
+                                   0x1.af6bdbd0ccae6p-26,
+                                   0x1.1e3d342c198b1p-29};
 };
 
 // From here on σ and tanh are 1 in both types.
@@ -73,17 +74,17 @@ FN V at_most(V x, typename V::Scalar high) {
 // The integer nearest to a·b, in one rounding and one operation less than round(a * b).
 template <class V>
 FN V nearest_product(V a, typename V::Scalar b) {
-  const V magic(MathConstants<typename V::Scalar>::magic);
+  const V magic(kMagic<typename V::Scalar>);
   return fma(a, V(b), magic) - magic;
 }
 
 // c[0] + c[1]·x + …: pairs, then Horner's rule in x², which halves the chain.
-template <class V, int n>
-FN V polynomial(V x, const typename V::Scalar (&c)[n]) {
+template <class V, std::size_t n>
+FN V polynomial(V x, const std::array<typename V::Scalar, n>& c) {
   const V x2 = x * x;
-  constexpr int last = (n - 1) / 2 * 2;
+  constexpr int last = (int(n) - 1) / 2 * 2;
   V sum(c[last]);
-  if constexpr (last + 1 < n) sum = fma(V(c[last + 1]), x, sum);
+  if constexpr (last + 1 < int(n)) sum = fma(V(c[last + 1]), x, sum);
   for (int i = last - 2; i >= 0; i -= 2) sum = fma(sum, x2, fma(V(c[i + 1]), x, V(c[i])));
   return sum;
 }
@@ -98,7 +99,8 @@ struct ReducedExp {
     n = nearest_product(x, k * Constants::log2e);
     V r = fma(n, V(-Constants::ln2), V(T(k)) * x);
     if constexpr (parts == 2) r = fma(n, V(-Constants::ln2_rest), r);
-    q = fma(r * r, polynomial(r, Constants::g), r);
+    constexpr auto g = Constants::g;  // device code may read the values of a class's array, not the array
+    q = fma(r * r, polynomial(r, g), r);
   }
 };
 

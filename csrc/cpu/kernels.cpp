@@ -9,6 +9,7 @@
 #include "cpu/sequence_gradients.h"
 #include "cpu/sequence_replay.h"
 #include "cpu/simd.h"
+#include "optim/prepare.h"
 #include "optim/rules.h"
 #include "rnn/cells.h"
 

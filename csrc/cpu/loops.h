@@ -14,18 +14,6 @@
 
 namespace fusedstep::ISA {
 
-// Writes the rule for hyperparameters and step count t: its scalars in double, each rounded once. Rules hold nothing
-// else.
-template <template <class> class Rule, class T>
-void prepare(const double* hyper, double t, void* rule) {
-  constexpr int n = sizeof(Rule<T>) / sizeof(T);
-  static_assert(n * sizeof(T) == sizeof(Rule<T>) && sizeof(Rule<T>) <= kRuleBytes);
-  const auto exact = Rule<double>::prepare(hyper, t);
-  double scalars[n];
-  __builtin_memcpy(scalars, &exact, sizeof scalars);
-  for (int i = 0; i < n; ++i) static_cast<T*>(rule)[i] = T(scalars[i]);
-}
-
 template <template <class> class Rule, class T, class P = T, class G = T, class S = T>
 void update(const void* prepared, double grad_scale, bool zero, const Tensor& tensor, std::size_t begin,
             std::size_t end) {

@@ -18,6 +18,7 @@
 #endif
 
 #include "core/fn.h"
+#include "core/vector.h"
 
 namespace fusedstep::ISA {
 
@@ -84,52 +85,9 @@ struct Vec {
   FN friend Bits operator!=(Vec a, Vec b) { return a.raw != b.raw; }
 };
 
-// f(0), …, f(n-1), each index a constant, so that an array it indexes lives in registers.
-template <int n, class F>
-FN void unroll(F f) {
-  [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
-    (f(std::integral_constant<int, i>{}), ...);
-  }(std::make_integer_sequence<int, n>{});
-}
-
-template <class V>
-using Bits = typename V::Bits;
-
-template <class T>
-FN Bits<Vec<T>> to_bits(Vec<T> a) {
-  return reinterpret_cast<Bits<Vec<T>>>(a.raw);
-}
-template <class V>
-FN V from_bits(Bits<V> bits) {
-  return V(reinterpret_cast<typename V::Raw>(bits));
-}
-
 template <class T>
 FN Vec<T> select(Bits<Vec<T>> mask, Vec<T> a, Vec<T> b) {
   return mask ? a.raw : b.raw;
-}
-
-// NaN in either argument gives NaN (as torch.maximum); max(-0, +0) is its second argument.
-template <class T>
-FN Vec<T> max(Vec<T> a, Vec<T> b) {
-  return select<T>((a > b) | (a != a), a, b);
-}
-template <class T>
-FN Vec<T> min(Vec<T> a, Vec<T> b) {
-  return select<T>((a < b) | (a != a), a, b);
-}
-
-template <class T>
-FN Vec<T> abs(Vec<T> a) {
-  using V = Vec<T>;
-  return from_bits<V>(to_bits(a) & ~to_bits(V(T(-0.0))));
-}
-// |a| with the sign of b.
-template <class T>
-FN Vec<T> copysign(Vec<T> a, Vec<T> b) {
-  using V = Vec<T>;
-  const auto sign = to_bits(V(T(-0.0)));
-  return from_bits<V>((to_bits(a) & ~sign) | (to_bits(b) & sign));
 }
 
 template <class T>
@@ -195,22 +153,6 @@ FN Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
   if constexpr (sizeof(T) == 8) return vfmaq_f64(c.raw, a.raw, b.raw);
 #endif
   return fma_in_software(a, b, c);
-}
-
-// Nearest integer, ties to even, for |a| < 2^(mantissa bits - 1): adding 1.5·2^p leaves no fraction bits.
-template <class T>
-FN Vec<T> round(Vec<T> a) {
-  const Vec<T> magic(sizeof(T) == 4 ? T(0x1.8p23) : T(0x1.8p52));
-  return (a + magic) - magic;
-}
-// 2^n for integral n in the range of normal exponents.
-template <class T>
-FN Vec<T> pow2(Vec<T> n) {
-  using V = Vec<T>;
-  const V magic(sizeof(T) == 4 ? T(0x1.8p23) : T(0x1.8p52));
-  const auto integer = to_bits(n + magic) - to_bits(magic);
-  constexpr int mantissa = sizeof(T) == 4 ? 23 : 52, bias = sizeof(T) == 4 ? 127 : 1023;
-  return from_bits<V>((integer + bias) << mantissa);
 }
 
 // A register of 64-bit lanes, each a word of 32 bits in its lower half.

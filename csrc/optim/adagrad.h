@@ -17,7 +17,7 @@ struct Adagrad {
 
   T clr, weight_decay, eps;
 
-  static Adagrad<double> prepare(const double* h, double t) {
+  FN static Adagrad<double> prepare(const double* h, double t) {
     return {.clr = h[0] / (1 + (t - 1) * h[1]), .weight_decay = h[2], .eps = h[3]};
   }
 

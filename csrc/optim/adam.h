@@ -14,6 +14,7 @@
 #include <cmath>
 
 #include "core/fn.h"
+#include "core/power.h"
 
 namespace fusedstep::ISA {
 
@@ -25,15 +26,15 @@ struct Adam {
 
   T beta1, one_minus_beta1, beta2, one_minus_beta2, step, inv_sqrt_bc2, eps, weight_decay, keep;
 
-  static Adam<double> prepare(const double* h, double t) {
+  FN static Adam<double> prepare(const double* h, double t) {
     const double lr = h[0], beta1 = h[1], beta2 = h[2], eps = h[3], weight_decay = h[4];
     const bool decoupled = h[5] != 0;
     return {.beta1 = beta1,
             .one_minus_beta1 = 1 - beta1,
             .beta2 = beta2,
             .one_minus_beta2 = 1 - beta2,
-            .step = lr / (1 - std::pow(beta1, t)),
-            .inv_sqrt_bc2 = 1 / std::sqrt(1 - std::pow(beta2, t)),
+            .step = lr / (1 - power(beta1, t)),
+            .inv_sqrt_bc2 = 1 / std::sqrt(1 - power(beta2, t)),
             .eps = eps,
             .weight_decay = decoupled ? 0 : weight_decay,
             .keep = decoupled ? 1 - lr * weight_decay : 1};

@@ -23,7 +23,7 @@ struct RMSprop {
 
   T lr, alpha, one_minus_alpha, eps, weight_decay, momentum;
 
-  static RMSprop<double> prepare(const double* h, double) {
+  FN static RMSprop<double> prepare(const double* h, double) {
     return {
         .lr = h[0], .alpha = h[1], .one_minus_alpha = 1 - h[1], .eps = h[2], .weight_decay = h[3], .momentum = h[4]};
   }

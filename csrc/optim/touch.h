@@ -13,7 +13,7 @@ struct Touch {
 
   T unused;
 
-  static Touch<double, n> prepare(const double*, double) { return {}; }
+  FN static Touch<double, n> prepare(const double*, double) { return {}; }
 
   template <class V, class... States>
   FN void operator()(V& p, V g, States&... s) const {

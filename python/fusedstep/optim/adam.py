@@ -1,5 +1,6 @@
 """Adam and AdamW: classes, functional forms and the reference."""
 
+import decimal
 import math
 from typing import Any
 
@@ -8,6 +9,11 @@ import numpy as np
 from fusedstep._array import Array
 from fusedstep.optim._base import Optimizer, Values
 from fusedstep.optim._hyper import Hyper, betas, flag, nonnegative
+
+
+def _power(beta: float, step: int) -> float:
+    """``beta**step``, rounded correctly: Python's power is the C library's, wrong by an ULP now and then."""
+    return float(decimal.Context(prec=50).power(decimal.Decimal(beta), step))
 
 
 def adam_reference(
@@ -51,8 +57,8 @@ def adam_reference(
     if amsgrad:
         v = states[2]
         np.maximum(v, states[1], out=v)
-    inv_sqrt_bc2 = T(1 / math.sqrt(1 - beta2**step))
-    p -= T(lr / (1 - beta1**step)) * m / (np.sqrt(v) * inv_sqrt_bc2 + T(eps))
+    inv_sqrt_bc2 = T(1 / math.sqrt(1 - _power(beta2, step)))
+    p -= T(lr / (1 - _power(beta1, step))) * m / (np.sqrt(v) * inv_sqrt_bc2 + T(eps))
     assert all(a.dtype == p.dtype for a in (g, m, v, d))
 
 
