@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "core/norm.h"
 #include "core/philox.h"
 #include "core/table.h"
 #include "cpu/simd.h"
@@ -44,12 +45,11 @@ void update(const void* prepared, double grad_scale, bool zero, const Tensor& te
   run(std::make_index_sequence<std::size_t(Rule<T>::states)>{});
 }
 
-// Blocks [begin, end) of kNormBlock elements: each is summed in double in 32 lanes, lane j taking the elements j, j+32,
-// … in order; the lanes are then folded in halves. The tail of the last block counts as zeros.
+// Sums of blocks [begin, end), in the order of core/norm.h. The tail of the last block counts as zeros.
 template <class T, class G = T>
 void square_sums(const void* g, std::size_t n, double scale, double* sums, std::size_t begin, std::size_t end) {
   using D = Vec<double>;
-  constexpr int kLanes = 32, m = kLanes / D::size;
+  constexpr int kLanes = kNormLanes, m = kLanes / D::size;
   for (std::size_t block = begin; block < end; ++block) {
     const G* const x = static_cast<const G*>(g) + block * kNormBlock;
     const std::size_t size = block * kNormBlock + kNormBlock <= n ? kNormBlock : n - block * kNormBlock;

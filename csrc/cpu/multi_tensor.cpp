@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/norm.h"
 #include "cpu/threads.h"
 
 namespace fusedstep {
@@ -44,7 +45,7 @@ std::size_t total_of(const std::vector<Segment>& segments, Units units) {
   return total;
 }
 
-// Σ (scale·g)² with the block sums added in ascending order.
+// Σ (scale·g)², in the order of core/norm.h.
 struct SquareSum {
   double sum;
   std::ptrdiff_t nonfinite;
@@ -64,13 +65,14 @@ SquareSum square_sum(const std::vector<Segment>& segments, double scale) {
       segment.square_sums(segment.tensor.g, segment.n, scale, sums_of[&segment - segments.data()], begin, end);
     });
   });
-  SquareSum result{0, -1};
-  for (std::size_t i = 0; i < segments.size(); ++i)
-    for (std::size_t block = 0; block < blocks_of(segments[i]); ++block) {
-      const double sum = sums_of[i][block];
-      if (result.nonfinite < 0 && !std::isfinite(sum)) result.nonfinite = std::ptrdiff_t(i);
-      result.sum += sum;
-    }
+  double lanes[kNormLanes] = {};
+  for (std::size_t block = 0; block < blocks; ++block) lanes[block % kNormLanes] += sums[block];
+  for (int half = kNormLanes / 2; half; half /= 2)
+    for (int j = 0; j < half; ++j) lanes[j] += lanes[j + half];
+  SquareSum result{lanes[0], -1};
+  for (std::size_t i = 0; i < segments.size() && result.nonfinite < 0; ++i)
+    if (!std::all_of(sums_of[i], sums_of[i] + blocks_of(segments[i]), [](double sum) { return std::isfinite(sum); }))
+      result.nonfinite = std::ptrdiff_t(i);
   return result;
 }
 
@@ -87,12 +89,7 @@ void update_all(const std::vector<Segment>& segments, double grad_scale, bool ze
 
 GradNorm grad_norm(const std::vector<Segment>& segments) {
   SquareSum result = square_sum(segments, 1);
-  // Squares of float64 gradients leave double's range where the gradients do not: look again, scaled by a power of two.
-  double scale = 1;
-  if (!std::isfinite(result.sum))
-    scale = 0x1p-600;
-  else if (result.sum < 0x1p-900)
-    scale = 0x1p600;
+  const double scale = norm_scale(result.sum);
   if (scale != 1) result = square_sum(segments, scale);
   return {std::sqrt(result.sum) / scale, result.nonfinite};
 }

@@ -1,9 +1,17 @@
-// The seam between the bindings of fusedstep._cuda and the kernels: plain pointers and functions that launch. None of
-// them allocates, copies to the host or waits; everything happens on the stream that is passed.
+// The seam between the bindings of fusedstep._cuda and the optimizers' kernels: plain pointers and functions that
+// launch. None of them allocates, copies to the host or waits: what they launch follows the order of the stream. They
+// throw std::runtime_error where CUDA refuses a launch. Arrays are aligned to their elements.
+//
+// A step over tensors of any formats:
+//
+//   where the norm is asked for:  square_sums for each format, finish_norm
+//     with a tensor of f64:       both once more, `again`: they return at once where the sums stayed in double's range
+//   prepare, update               for each rule, its hyperparameters and format
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "core/table.h"
 
@@ -18,9 +26,16 @@ struct DeviceTensor {
   void* p;
   void* g;  // written only where `zero` is asked for
   void* state[kMaxStates];
-  float* master;       // what the rule updates in the place of p, or null; half formats alone
-  std::size_t n;       // elements
-  std::size_t number;  // of the parameter: its place in `steps`, `rules` and the like
+  float* master;            // what the rule updates in the place of p, which is its rounded copy; null: p. Half formats
+  std::size_t n;            // elements
+  std::size_t number;       // of the parameter: its place in `steps` and `rules`, and its name in the report
+  std::size_t first_block;  // of its gradient, among the blocks of kNormBlock elements of all tensors, in order
+};
+
+// The sum of a block's squares, and whose it is. Device memory has room for one for each block.
+struct BlockSum {
+  double sum;
+  std::int64_t number;
 };
 
 // What a step leaves in device memory.
@@ -29,21 +44,32 @@ struct Report {
   std::int64_t first_nonfinite;  // number of the first tensor with a gradient that is not finite, or −1
   std::int64_t applied;          // 1, or 0 where nothing is written
   double multiplier;             // of the gradients: the clip factor over the gradient scale
+  double scale;                  // at which the squares were summed: 1 but for gradients whose squares leave the range
 };
 
-// Sums of squares over blocks of kNormBlock elements, then the report. `sums` has room for every block of every tensor.
-// max_norm 0: no clipping.
-void norm(Format format, const DeviceTensor* tensors, std::size_t count, double* sums, Stream stream);
-void finish_norm(/* to be settled */ double* sums, std::size_t blocks, double max_norm, double grad_scale,
+void square_sums(Format format, std::span<const DeviceTensor> tensors, bool again, const Report* report, BlockSum* sums,
+                 Stream stream);
+// The report of `blocks` sums. max_norm 0: no clipping.
+void finish_norm(const BlockSum* sums, std::size_t blocks, double max_norm, double grad_scale, bool again,
                  Report* report, Stream stream);
 
-// Counts the step and writes the rule of each of these parameters. hyper: device memory, the group's hyperparameters.
-void prepare(int rule, Format format, const double* hyper, const std::size_t* numbers, std::size_t count, double* steps,
+// The update rules, numbered as the CPU's.
+struct RuleInfo {
+  const char* name;
+  const char* hyper;  // names of the hyperparameters, in order, separated by spaces
+  int states;
+};
+std::span<const RuleInfo> update_rules();
+
+// Counts the step, and writes the rule, of each parameter among `numbers`: number i's are steps[i] and, kRuleBytes
+// each, rules[i]. `hyper` is in device memory. Nothing, where the report says that the step is not applied; it may be
+// null.
+void prepare(int rule, Format format, const double* hyper, std::span<const std::size_t> numbers, double* steps,
              void* rules, const Report* report, Stream stream);
 
-// p and the states from sign·multiplier·g; nothing where the report says that the step is not applied. report null:
-// `multiplier` counts.
-void update(int rule, Format format, const DeviceTensor* tensors, std::size_t count, const void* rules, double sign,
+// p and the states from sign·multiplier·g, by each tensor's rule; sets g to zero where asked. Nothing, where the report
+// says that the step is not applied. The multiplier is the report's; without one, report null, `multiplier`.
+void update(int rule, Format format, std::span<const DeviceTensor> tensors, const void* rules, double sign,
             double multiplier, const Report* report, bool zero, Stream stream);
 
 }  // namespace fusedstep::cuda

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <sstream>
 
+#include "core/norm.h"
 #include "core/table.h"
 #include "cpu/multi_tensor.h"
 #include "python/arrays.h"
@@ -182,7 +183,7 @@ class Plan {
       if (needs_norm) {
         norm = grad_norm(segments_);
         norm.norm /= scale;
-        if (clips) multiplier = std::min(1.0, limit / (norm.norm + 1e-6)) / scale;
+        if (clips) multiplier = clip_factor(norm.norm, limit) / scale;
       }
       if (norm.nonfinite < 0) update_all(segments_, multiplier, zero_grads);
     }

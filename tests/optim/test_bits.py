@@ -25,19 +25,21 @@ SPECIAL = {
 }
 
 
+def in_lanes(values):
+    """Their sum in 32 lanes, lane j taking the values j, j + 32, …, which are then folded in halves."""
+    lanes = np.zeros(32)
+    for row in np.pad(values, (0, -values.size % 32)).reshape(-1, 32):
+        lanes = lanes + row
+    while lanes.size > 1:
+        lanes = lanes[: lanes.size // 2] + lanes[lanes.size // 2 :]
+    return float(lanes[0])
+
+
 def reference_norm(gradients):
-    """The norm in the order of the compiled one: 32 lanes in blocks of 4096 elements, lanes folded in halves."""
-    total = 0.0
-    for g in gradients:
-        for begin in range(0, g.size, 4096):
-            block = g.reshape(-1)[begin : begin + 4096].astype(np.float64)
-            lanes = np.zeros(32)
-            for row in np.pad(block, (0, -block.size % 32)).reshape(-1, 32):
-                lanes = lanes + row * row
-            while lanes.size > 1:
-                lanes = lanes[: lanes.size // 2] + lanes[lanes.size // 2 :]
-            total += float(lanes[0])
-    return math.sqrt(total)
+    """The norm in the order of the compiled one: blocks of 4096 elements in lanes, then their sums in lanes."""
+    wide = [g.reshape(-1).astype(np.float64) for g in gradients]
+    sums = [in_lanes(g[i : i + 4096] ** 2) for g in wide for i in range(0, g.size, 4096)]
+    return math.sqrt(in_lanes(np.array(sums)))
 
 
 def clip(norm, max_norm):
