@@ -20,23 +20,7 @@ PyTypeObject* ndarray_type = nullptr;  // numpy.ndarray, which pybind11 looks up
 
 constexpr int kFloat = 11, kDouble = 12;  // NPY_FLOAT, NPY_DOUBLE
 
-std::string repr(PyObject* object) { return py::repr(object).cast<std::string>(); }
-
 }  // namespace
-
-std::string Name::text() const {
-  if (key) return std::string(base) + "[" + repr(key) + "]";
-  return index < 0 ? base : std::string(base) + "[" + std::to_string(index) + "]";
-}
-
-std::string shape_text(int nd, const Py_ssize_t* shape) {
-  std::string text = "(";
-  for (int i = 0; i < nd; ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
-  return text + (nd == 1 ? ",)" : ")");
-}
-
-void value_error(const Name& name, const std::string& rule) { throw py::value_error(name.text() + ": " + rule); }
-void type_error(const Name& name, const std::string& rule) { throw py::type_error(name.text() + ": " + rule); }
 
 void initialize() { ndarray_type = py::detail::npy_api::get().PyArray_Type_; }
 
@@ -58,50 +42,6 @@ Array array(PyObject* object, const Name& name, Keep& keep) {
   return {object,       fields->data,       descr->type_num == kFloat ? Dtype::f32 : Dtype::f64,
           fields->nd,   fields->dimensions, fields->strides,
           fields->flags};
-}
-
-bool Array::same_shape(const Array& other) const {
-  return nd == other.nd && std::equal(shape, shape + nd, other.shape);
-}
-
-void check_dtype(const Array& array, const Name& name, Dtype dtype) {
-  if (array.dtype != dtype)
-    type_error(name, std::string("expected dtype ") + name_of(dtype) + ", got " + name_of(array.dtype));
-}
-
-void check_shape(const Array& array, const Name& name, std::initializer_list<Py_ssize_t> shape) {
-  if (array.nd != int(shape.size()) || !std::equal(shape.begin(), shape.end(), array.shape))
-    value_error(name, "expected shape " + shape_text(int(shape.size()), shape.begin()) + ", got " +
-                          shape_text(array.nd, array.shape));
-}
-
-void check_same_shape(const Array& array, const Name& name, const Array& like) {
-  if (!array.same_shape(like))
-    value_error(name,
-                "expected shape " + shape_text(like.nd, like.shape) + ", got " + shape_text(array.nd, array.shape));
-}
-
-void check_contiguous(const Array& array, const Name& name) {
-  if (!array.contiguous())
-    value_error(name, "expected a C-contiguous array, got shape " + shape_text(array.nd, array.shape) +
-                          " with strides " + shape_text(array.nd, array.strides));
-}
-
-void check_writeable(const Array& array, const Name& name) {
-  if (!array.writeable()) value_error(name, "expected a writeable array, got a read-only one");
-}
-
-Extent extent(const Array& array) {
-  const char* begin = array.data;
-  const char* last = array.data;
-  if (array.size() == 0) return {begin, begin};
-  for (int i = 0; i < array.nd; ++i) (array.strides[i] < 0 ? begin : last) += array.strides[i] * (array.shape[i] - 1);
-  return {begin, last + size_of(array.dtype)};
-}
-
-void check_no_overlap(const Array& a, const Name& name, const Array& b, const Name& other) {
-  if (extent(a).overlaps(extent(b)))
-    value_error(name, "expected memory of its own, got an overlap with " + other.text());
 }
 
 py::dtype numpy_dtype(Dtype dtype) { return py::dtype(dtype == Dtype::f32 ? kFloat : kDouble); }
