@@ -22,6 +22,13 @@ using Stream = void*;  // cudaStream_t
 // How a parameter and its gradient are stored. The half formats are computed in float, with states in float.
 enum class Format : int { f32, f64, f16, bf16 };
 
+constexpr std::size_t size_of(Format format) { return format == Format::f64 ? 8 : format == Format::f32 ? 4 : 2; }
+constexpr const char* name_of(Format format) {
+  constexpr const char* names[] = {"float32", "float64", "float16", "bfloat16"};
+  return names[int(format)];
+}
+constexpr bool is_half(Format format) { return size_of(format) == 2; }
+
 struct DeviceTensor {
   void* p;
   void* g;  // written only where `zero` is asked for

@@ -1,0 +1,162 @@
+"""Arrays on a GPU: the one place that knows CuPy.
+
+Memory comes from CuPy's pool, work goes to its current stream, matrix products are its own. CuPy and the compiled
+module are imported when an array in CUDA memory is first seen.
+"""
+
+import functools
+from collections.abc import Iterable, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from fusedstep._array import Array
+
+# DLPack's kDLCUDA and kDLCUDAManaged.
+_CUDA = (2, 13)
+
+
+def is_cuda(obj: object) -> bool:
+    """Tell whether `obj` is an array in CUDA memory."""
+    if isinstance(obj, np.ndarray):
+        return False
+    device = getattr(type(obj), "__dlpack_device__", None)
+    if device is not None:
+        try:
+            kind: int = device(obj)[0]
+        except (BufferError, TypeError, ValueError):  # torch's tensors without memory
+            return False
+        return kind in _CUDA
+    return hasattr(type(obj), "__cuda_array_interface__")
+
+
+def describe(obj: object) -> str:
+    """Say what an argument is, and where."""
+    device = getattr(obj, "device", None)
+    return type(obj).__name__ if device is None else f"{type(obj).__name__} on {device}"
+
+
+@functools.cache
+def _modules() -> tuple[ModuleType, Any]:
+    """Import CuPy and the compiled module, and look for a driver."""
+    try:
+        from fusedstep import _cuda  # noqa: PLC0415
+    except ImportError as error:
+        raise ImportError(
+            "arrays in CUDA memory need fusedstep built with CUDA; this build is without it (FUSEDSTEP_CUDA=ON)"
+        ) from error
+    try:
+        import cupy  # noqa: PLC0415
+    except ImportError as error:
+        raise ImportError("arrays in CUDA memory need CuPy: pip install 'fusedstep[cuda13]'") from error
+    _cuda.check_driver()
+    return cupy, _cuda
+
+
+def wait_for(stream: int) -> None:
+    """Let CuPy's current stream wait for what is now in another one, given by its address."""
+    cupy, _ = _modules()
+    cupy.cuda.get_current_stream().wait_event(cupy.cuda.ExternalStream(stream).record())
+
+
+def common(arrays: Iterable[tuple[str, Any]]) -> "Device | None":
+    """Find where the arrays of a call are.
+
+    Parameters
+    ----------
+    arrays : iterable of (str, object)
+        What errors call each, and the array; None is passed over.
+
+    Returns
+    -------
+    Device or None
+        The GPU that all are on; None where none is in CUDA memory.
+
+    Raises
+    ------
+    TypeError
+        Some are in CUDA memory and some not, or on different GPUs.
+    """
+    given = [(name, obj) for name, obj in arrays if obj is not None]
+    on_cuda = [is_cuda(obj) for _, obj in given]
+    if not any(on_cuda):
+        return None
+    if not all(on_cuda):
+        (there, gpu), (here, cpu) = given[on_cuda.index(True)], given[on_cuda.index(False)]
+        raise TypeError(f"expected all arrays on one device, got {there}: {describe(gpu)}, and {here}: {describe(cpu)}")
+    numbers = [_number(obj) for _, obj in given]
+    for (name, _), number in zip(given, numbers, strict=True):
+        if number != numbers[0]:
+            raise TypeError(
+                f"expected all arrays on one device, got {given[0][0]} on GPU {numbers[0]} and {name} on GPU {number}"
+            )
+    return Device(numbers[0])
+
+
+def _number(obj: Any) -> int:
+    """Return the number of the GPU that an array is on."""
+    if hasattr(type(obj), "__dlpack_device__"):
+        return int(obj.__dlpack_device__()[1])
+    cupy, _ = _modules()
+    pointer = obj.__cuda_array_interface__["data"][0]
+    # An empty array has no address.
+    return int(cupy.cuda.runtime.pointerGetAttributes(pointer).device if pointer else cupy.cuda.runtime.getDevice())
+
+
+class Device:
+    """One GPU: memory, the current stream and matrix products on it.
+
+    Attributes
+    ----------
+    number : int
+        As CUDA counts.
+    core : module
+        ``fusedstep._cuda``.
+    """
+
+    __slots__ = ("core", "cupy", "number")
+
+    def __init__(self, number: int) -> None:
+        self.cupy, self.core = _modules()
+        self.number = number
+
+    def stream(self) -> int:
+        """Return the address of CuPy's current stream; RuntimeError where CuPy's current device is another one."""
+        cuda = self.cupy.cuda
+        current = cuda.runtime.getDevice()
+        if current != self.number:
+            raise RuntimeError(
+                f"the arrays are on GPU {self.number}, and CuPy's current device is {current}: "
+                f"call within `with cupy.cuda.Device({self.number}):`"
+            )
+        address: int = cuda.get_current_stream().ptr
+        return address
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Return a CuPy array that is yet to be written."""
+        return self.cupy.empty(shape, dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Return a CuPy array of zeros."""
+        return self.cupy.zeros(shape, dtype)
+
+    def matmul(self, a: Any, b: Any, out: Any) -> None:
+        """Write the matrix product of CuPy arrays."""
+        self.cupy.matmul(a, b, out=out)
+
+    def asnumpy(self, array: Any) -> Array:
+        """Copy a CuPy array to the CPU; waits for the current stream."""
+        copy: Array = self.cupy.asnumpy(array)
+        return copy
+
+    def view(self, obj: Any, address: int, shape: tuple[int, ...], dtype: Any) -> Any:
+        """View memory that `obj` owns as a CuPy array."""
+        nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        memory = self.cupy.cuda.UnownedMemory(address, nbytes, obj, self.number)
+        return self.cupy.ndarray(shape, dtype, self.cupy.cuda.MemoryPointer(memory, 0))
+
+    def scalars(self, nbytes: int, fields: Sequence[tuple[str, int]]) -> tuple[Any, ...]:
+        """Return fresh memory of so many bytes, as a CuPy array, and 0-d views at (dtype, offset) in it."""
+        memory = self.cupy.empty(nbytes, np.uint8)
+        return memory, *(self.cupy.ndarray((), dtype, memory.data + offset) for dtype, offset in fields)
