@@ -28,6 +28,8 @@ constexpr const char* name_of(Format format) {
   return names[int(format)];
 }
 constexpr bool is_half(Format format) { return size_of(format) == 2; }
+// What updates compute in, and how states are stored.
+constexpr Format scalar_of(Format format) { return is_half(format) ? Format::f32 : format; }
 
 struct DeviceTensor {
   void* p;

@@ -90,6 +90,15 @@ void check_writeable(const A& array, const Name& name) {
   if (!array.writeable()) value_error(name, "expected a writeable array, got a read-only one");
 }
 
+// What is asked of a gradient, and of a state, which is written.
+template <class A, class D>
+void check_alike(const A& array, const Name& name, const A& like, D dtype, bool written) {
+  check_dtype(array, name, dtype);
+  check_same_shape(array, name, like);
+  check_contiguous(array, name);
+  if (written) check_writeable(array, name);
+}
+
 template <class A>
 void check_no_overlap(const A& a, const Name& name, const A& b, const Name& other) {
   if (extent(a).overlaps(extent(b)))

@@ -84,10 +84,7 @@ class Plan {
         parameter.state_arrays.push_back(own[std::size_t(j)]);
         const Name state_name{"states", j};
         const Array state = array(parameter.state_arrays.back().ptr(), state_name, none);
-        check_dtype(state, state_name, parameter.fields.dtype);
-        check_same_shape(state, state_name, parameter.fields);
-        check_contiguous(state, state_name);
-        check_writeable(state, state_name);
+        check_alike(state, state_name, parameter.fields, parameter.fields.dtype, true);
         parameter.segment.tensor.state[j] = state.data;
       }
       added.push_back(std::move(parameter));
@@ -194,10 +191,7 @@ class Plan {
     }
     const Name name = given_.gradient(i);
     const Array gradient = array(object, name, keep);
-    check_dtype(gradient, name, like.dtype);
-    check_same_shape(gradient, name, like);
-    check_contiguous(gradient, name);
-    if (zero) check_writeable(gradient, name);
+    check_alike(gradient, name, like, like.dtype, zero);
     return gradient.data;
   }
 
@@ -234,10 +228,7 @@ void update(const std::string& rule_name, const std::vector<double>& hyper, doub
   const auto name = [&](std::size_t i) { return Name{names[i].c_str()}; };
   for (std::size_t i = 0; i < objects.size(); ++i) {
     arrays.push_back(array(objects[i].ptr(), name(i), keep));
-    check_dtype(arrays[i], name(i), arrays[0].dtype);
-    check_same_shape(arrays[i], name(i), arrays[0]);
-    check_contiguous(arrays[i], name(i));
-    if (i != 1) check_writeable(arrays[i], name(i));
+    check_alike(arrays[i], name(i), arrays[0], arrays[0].dtype, i != 1);
     for (std::size_t j = 0; j < i; ++j) check_no_overlap(arrays[i], name(i), arrays[j], name(j));
   }
   alignas(double) unsigned char prepared[kRuleBytes];
@@ -280,6 +271,7 @@ void bind_plan(py::module_& module) {
   py::class_<Plan>(module, "Plan", py::is_final())
       .def(py::init<const py::object&, bool>())
       .def("add_group", &Plan::add_group)
+      .def("start", &Plan::set_steps)
       .def("set_hyper", &Plan::set_hyper)
       .def("stepper", [](const py::object& self) {
     return fast_method<Plan, 5, &Plan::step>(self);

@@ -95,7 +95,12 @@ def parameter(obj: object, name: str) -> Array:
 
 def check_apart(arrays: Sequence[Array], name_of: Callable[[int], str]) -> None:
     """Raise ValueError where two contiguous arrays share memory."""
-    extents = sorted((a.ctypes.data, a.ctypes.data + a.nbytes, i) for i, a in enumerate(arrays) if a.nbytes)
-    for (_, end, first), (begin, _, second) in itertools.pairwise(extents):
+    check_extents_apart([(a.ctypes.data, a.nbytes) for a in arrays], name_of)
+
+
+def check_extents_apart(extents: Sequence[tuple[int, int]], name_of: Callable[[int], str]) -> None:
+    """Raise ValueError where two of (address, number of bytes) overlap."""
+    sorted_extents = sorted((begin, begin + nbytes, i) for i, (begin, nbytes) in enumerate(extents) if nbytes)
+    for (_, end, first), (begin, _, second) in itertools.pairwise(sorted_extents):
         if begin < end:
             raise ValueError(f"{name_of(second)}: expected memory of its own, got an overlap with {name_of(first)}")

@@ -22,8 +22,7 @@ def update(
     arrays: Sequence[Any],
 ) -> None: ...
 
-# As _core.Plan, with the float32 copies of half-precision parameters as one more argument of add_group, and `start`,
-# which comes after the last group: it takes the step counts and allocates what steps need.
+# As _core.Plan. The states of a half-precision parameter are float32, and may be followed by a float32 copy of it.
 @final
 class Plan:
     def __init__(self, keys: Sequence[str] | None, single: bool, device: Device) -> None: ...
@@ -34,8 +33,8 @@ class Plan:
         maximize: bool,
         params: Sequence[Any],
         states: Sequence[Sequence[Any]],
-        masters: Sequence[Any],
     ) -> None: ...
+    # After the last group, with the step counts: allocates all that steps need.
     def start(self, steps: Sequence[float]) -> None: ...
     def set_hyper(self, group: int, hyper: Sequence[float], maximize: bool) -> None: ...
     def stepper(self) -> Callable[[Any, float | None, float, bool, bool], StepInfo]: ...

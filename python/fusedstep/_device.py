@@ -5,7 +5,7 @@ module are imported when an array in CUDA memory is first seen.
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -60,13 +60,15 @@ def wait_for(stream: int) -> None:
     cupy.cuda.get_current_stream().wait_event(cupy.cuda.ExternalStream(stream).record())
 
 
-def common(arrays: Iterable[tuple[str, Any]]) -> "Device | None":
+def common(arrays: Sequence[Any], name_of: Callable[[int], str]) -> "Device | None":
     """Find where the arrays of a call are.
 
     Parameters
     ----------
-    arrays : iterable of (str, object)
-        What errors call each, and the array; None is passed over.
+    arrays : sequence of object
+        Arrays; None is passed over.
+    name_of : callable
+        What errors call the array at an index.
 
     Returns
     -------
@@ -78,18 +80,20 @@ def common(arrays: Iterable[tuple[str, Any]]) -> "Device | None":
     TypeError
         Some are in CUDA memory and some not, or on different GPUs.
     """
-    given = [(name, obj) for name, obj in arrays if obj is not None]
-    on_cuda = [is_cuda(obj) for _, obj in given]
-    if not any(on_cuda):
+    on_cuda = [i for i, obj in enumerate(arrays) if obj is not None and is_cuda(obj)]
+    if not on_cuda:
         return None
-    if not all(on_cuda):
-        (there, gpu), (here, cpu) = given[on_cuda.index(True)], given[on_cuda.index(False)]
-        raise TypeError(f"expected all arrays on one device, got {there}: {describe(gpu)}, and {here}: {describe(cpu)}")
-    numbers = [_number(obj) for _, obj in given]
-    for (name, _), number in zip(given, numbers, strict=True):
+    first = on_cuda[0]
+    for i, obj in enumerate(arrays):
+        if obj is not None and i not in on_cuda:
+            raise TypeError(
+                f"{name_of(i)}: expected an array in CUDA memory as {name_of(first)} is, got {describe(obj)}"
+            )
+    numbers = [_number(arrays[i]) for i in on_cuda]
+    for i, number in zip(on_cuda, numbers, strict=True):
         if number != numbers[0]:
             raise TypeError(
-                f"expected all arrays on one device, got {given[0][0]} on GPU {numbers[0]} and {name} on GPU {number}"
+                f"{name_of(i)}: expected an array on GPU {numbers[0]} as {name_of(first)} is, got one on GPU {number}"
             )
     return Device(numbers[0])
 
@@ -102,6 +106,14 @@ def _number(obj: Any) -> int:
     pointer = obj.__cuda_array_interface__["data"][0]
     # An empty array has no address.
     return int(cupy.cuda.runtime.pointerGetAttributes(pointer).device if pointer else cupy.cuda.runtime.getDevice())
+
+
+def copy(obj: Any) -> Array:
+    """Copy any array in CUDA memory to the CPU; waits for it."""
+    cupy, _ = _modules()
+    own = cupy.asarray(obj) if hasattr(obj, "__cuda_array_interface__") else cupy.from_dlpack(obj)
+    array: Array = cupy.asnumpy(own)
+    return array
 
 
 class Device:

@@ -18,9 +18,9 @@ OTHER = {checks.flag: True, checks.betas: (0.3, 0.6), checks.unit: 0.3, checks.f
 
 @functools.cache
 def defaults(cls):
-    """The hyperparameters of a method, as its constructor has them."""
+    """The hyperparameters of a method's mathematics, as its constructor has them."""
     parameters = inspect.signature(cls).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not p.empty}
+    return {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "master"}
 
 
 @dataclass(frozen=True)

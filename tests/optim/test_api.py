@@ -131,7 +131,7 @@ def test_attribute_stands_for_every_group():
 def test_group_is_a_mapping_of_its_hyperparameters(method):
     p = np.ones(3)
     group = method.optimizer(p).param_groups[0]
-    assert dict(group) == {"params": [p], **method.hyper}
+    assert dict(group) == {"params": [p], **method.hyper, "master": False}
     assert len(group) == len(list(group))
     assert "lr" in group
     assert "learning_rate" not in group

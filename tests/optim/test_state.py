@@ -20,7 +20,7 @@ def test_state_dict_is_a_copy_in_torchs_layout(method):
     assert set(state) == {"state", "param_groups"}
     assert set(state["state"][0]) == {"step", *method.state_names}
     assert state["state"][0]["step"] == 1
-    assert state["param_groups"] == [{**method.hyper, "params": [0]}]
+    assert state["param_groups"] == [{**method.hyper, "master": False, "params": [0]}]
     before = copy.deepcopy(state)
     optimizer.step([np.ones(3)])
     optimizer.lr = 0.7

@@ -1,20 +1,21 @@
 """What every optimizer shares: parameters, groups, states, the step and its record."""
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from fusedstep import _array, _core
+from fusedstep import _array, _core, _device
 from fusedstep._array import Array
 from fusedstep._core import StepInfo
-from fusedstep.optim._hyper import Hyper, positive, whole
+from fusedstep.optim._hyper import Hyper, flag, positive, whole
+from fusedstep.optim._memory import Parameter, memory_of
 
 Values = dict[str, Any]
 
 
 def _is_array(obj: object) -> bool:
-    return hasattr(obj, "__array__") or hasattr(obj, "__dlpack__")
+    return hasattr(obj, "__array__") or hasattr(obj, "__dlpack__") or _device.is_cuda(obj)
 
 
 def _groups(params: Any) -> tuple[Sequence[Mapping[str, Any]], bool]:
@@ -43,7 +44,7 @@ class Group(MutableMapping[str, Any]):
     Setting one takes effect at the next step. ``params`` is a list that does not change.
     """
 
-    def __init__(self, optimizer: "Optimizer", index: int, arrays: list[Array], values: Values) -> None:
+    def __init__(self, optimizer: "Optimizer", index: int, arrays: list[Any], values: Values) -> None:
         self._optimizer = optimizer
         self._index = index
         self._arrays = arrays
@@ -89,8 +90,8 @@ class Group(MutableMapping[str, Any]):
         """Raise ValueError where `value` would need other states, or states that started from another value."""
         optimizer = self._optimizer
 
-        def structure(values: Values) -> tuple[str, float]:
-            return optimizer.rule(values)[0], optimizer.initial_state(values)
+        def structure(values: Values) -> tuple[str, float, bool]:
+            return optimizer.rule(values)[0], optimizer.initial_state(values), values["master"]
 
         if optimizer.hyper(key).structural and structure({**self._values, key: value}) != structure(self._values):
             old = self._values[key]
@@ -107,11 +108,24 @@ class Optimizer:
     """
 
     # A misspelt hyperparameter raises: no attribute of that name comes into being.
-    __slots__ = ("__weakref__", "_keys", "_plan", "_single", "_states", "_step", "param_groups")
+    __slots__ = (
+        "__weakref__",
+        "_keys",
+        "_memory",
+        "_parameters",
+        "_plan",
+        "_single",
+        "_states",
+        "_step",
+        "param_groups",
+    )
 
-    # What torch's groups also hold: choices of its implementation, its schedulers' numbers, and the parameters' names.
+    master = Hyper(flag, structural=True)
+
+    # What is not loaded: torch's choices of its implementation, its schedulers' numbers, and the parameters' names; and
+    # how the parameters that were saved were stored.
     _foreign: ClassVar[frozenset[str]] = frozenset(
-        {"capturable", "decoupled_weight_decay", "differentiable", "foreach", "fused"}
+        {"capturable", "decoupled_weight_decay", "differentiable", "foreach", "fused", "master"}
         | {"base_momentum", "initial_lr", "max_lr", "max_momentum", "min_lr", "param_names", "params"}
     )
 
@@ -156,16 +170,11 @@ class Optimizer:
         keys = [key for names in named for key in names] or None
         if keys is not None and len(set(keys)) != len(keys):
             raise ValueError(f"params: expected every name once, got {keys}")
-        collected: list[tuple[list[Array], Values]] = []
-        count = 0
+        collected: list[tuple[list[Any], Values]] = []
         for group in groups:
-            arrays = []
-            for obj in _arrays(group["params"]):
-                arrays.append(_array.parameter(obj, self._name(single, keys, count)))
-                count += 1
             own = self.checked({name: value for name, value in group.items() if name != "params"})
-            collected.append((arrays, {**defaults, **own}))
-        if count == 0:
+            collected.append((list(_arrays(group["params"])), {**defaults, **own}))
+        if not any(arrays for arrays, _ in collected):
             raise ValueError("params: expected at least one array, got none")
         self._build(keys, single, collected)
 
@@ -177,29 +186,49 @@ class Optimizer:
         self,
         keys: list[str] | None,
         single: bool,
-        groups: list[tuple[list[Array], Values]],
+        groups: list[tuple[list[Any], Values]],
         states: list[dict[str, Array]] | None = None,
         steps: list[float] | None = None,
     ) -> None:
-        _array.check_apart([a for arrays, _ in groups for a in arrays], lambda i: self._name(single, keys, i))
+        given = [obj for arrays, _ in groups for obj in arrays]
+
+        def name_of(i: int) -> str:
+            return self._name(single, keys, i)
+
+        self._memory = memory = memory_of(given, name_of)
+        self._parameters = parameters = [memory.parameter(obj, name_of(i)) for i, obj in enumerate(given)]
+        _array.check_extents_apart([(p.address, p.nbytes) for p in parameters], name_of)
         self._keys, self._single = keys, single
-        self._plan = _core.Plan(keys, single)
-        self._step = self._plan.stepper()
-        self._states: list[dict[str, Array]] = []
+        self._plan = memory.plan(keys, single)
+        self._states: list[dict[str, Any]] = []
         self.param_groups: list[Group] = []
         for index, (arrays, values) in enumerate(groups):
-            rule, hyper = self.rule(values)
-            own: list[tuple[Array, ...]] = []
-            for array in arrays:
-                state = {name: _core.zeros(array.shape, array.dtype) for name in self.state_names(values)}
-                for name, to in state.items():
-                    to[...] = states[len(self._states)][name] if states is not None else self.initial_state(values)
-                self._states.append(state)
-                own.append(tuple(state.values()))
-            self._plan.add_group(rule, hyper, values["maximize"], arrays, own)
-            self.param_groups.append(Group(self, index, arrays, values))
-        if steps is not None:
-            self._plan.steps = steps
+            first = len(self._states)
+            own = parameters[first : first + len(arrays)]
+            for parameter in own:
+                saved = {} if states is None else states[len(self._states)]
+                self._states.append(self._new_states(parameter, values, saved))
+            self._add_group(values, own, self._states[first:])
+            self.param_groups.append(Group(self, index, [p.array for p in own], values))
+        self._plan.start(steps or [0.0] * len(parameters))
+        self._step: Callable[..., StepInfo] = self._plan.stepper()
+
+    def _new_states(self, parameter: Parameter, values: Values, saved: Mapping[str, Array]) -> dict[str, Any]:
+        """Allocate a parameter's states, as they were saved or from their first value; and its master copy."""
+        own: dict[str, Any] = {}
+        for name in self.state_names(values):
+            own[name] = self._memory.empty_state(parameter)
+            self._memory.fill(own[name], saved.get(name, self.initial_state(values)))
+        master = self._memory.master(parameter) if values["master"] else None
+        if master is not None:
+            own["master"] = master
+            self._memory.fill(master, saved.get("master", master))
+        return own
+
+    def _add_group(self, values: Values, parameters: list[Parameter], states: list[dict[str, Any]]) -> None:
+        rule, hyper = self.rule(values)
+        arrays = [p.array for p in parameters]
+        self._plan.add_group(rule, hyper, values["maximize"], arrays, [tuple(state.values()) for state in states])
 
     def step(
         self,
@@ -269,9 +298,13 @@ class Optimizer:
             groups.append({**group._values, **names, "params": list(own)})
             count = own.stop
         state = {
-            i: {name: np.copy(v) if name != "step" else v for name, v in s.items()} for i, s in enumerate(self.state)
+            i: {"step": int(t), **{name: np.copy(v) for name, v in own.items()}}
+            for i, (t, own) in enumerate(zip(self._plan.steps, self._states_on_cpu(), strict=True))
         }
         return {"state": state, "param_groups": groups}
+
+    def _states_on_cpu(self) -> list[dict[str, Array]]:
+        return [{name: self._memory.on_cpu(v) for name, v in own.items()} for own in self._states]
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Copy states and hyperparameters in from `state_dict`, ours or that of torch's optimizer of the same name.
@@ -291,7 +324,7 @@ class Optimizer:
         if len(groups) != len(self.param_groups):
             raise ValueError(f"param_groups: expected {len(self.param_groups)} groups, got {len(groups)}")
         all_values: list[Values] = []
-        sources: list[tuple[float, Mapping[str, Array | float]]] = []
+        sources: list[tuple[float, Mapping[str, Array | float]]] = []  # by parameter
         for i, (theirs, ours) in enumerate(zip(groups, self.param_groups, strict=True)):
             if len(theirs["params"]) != len(ours._arrays):
                 raise ValueError(f"param_groups[{i}]: expected {len(ours._arrays)} params, got {len(theirs['params'])}")
@@ -300,11 +333,12 @@ class Optimizer:
             if self.rule(values)[0] != self.rule(ours._values)[0]:
                 raise ValueError(f"param_groups[{i}]: its options need other states than this optimizer's: {values}")
             all_values.append(values)
-            for index, array in zip(self._matched(theirs, len(sources)), ours._arrays, strict=True):
-                sources.append(self._saved(f"state[{index!r}]", states.get(index) or {}, array, values))
-        for own, (_, wanted) in zip(self._states, sources, strict=True):
-            for name, value in wanted.items():
-                own[name][...] = value
+            for index in self._matched(theirs, len(sources)):
+                parameter = self._parameters[len(sources)]
+                sources.append(self._saved(f"state[{index!r}]", states.get(index) or {}, parameter, values))
+        for parameter, own, (_, wanted) in zip(self._parameters, self._states, sources, strict=True):
+            for name, to in own.items():
+                self._memory.fill(to, wanted[name] if name in wanted else self._memory.master(parameter))
         self._plan.steps = [steps for steps, _ in sources]
         for group, values in zip(self.param_groups, all_values, strict=True):
             group.replace(values)
@@ -318,7 +352,7 @@ class Optimizer:
 
     @classmethod
     def _saved(
-        cls, where: str, source: Mapping[str, Any], like: Array, values: Values
+        cls, where: str, source: Mapping[str, Any], like: Parameter, values: Values
     ) -> tuple[float, Mapping[str, Array | float]]:
         """Check a parameter's saved state: its step count, and what to copy into each state."""
         names = cls.state_names(values)
@@ -326,7 +360,7 @@ class Optimizer:
             return 0.0, dict.fromkeys(names, cls.initial_state(values))
         if not {"step", *names} <= source.keys():
             raise ValueError(f"{where}: expected {('step', *names)}, got {tuple(source)}")
-        arrays = {name: _array.view(source[name], f"{where}[{name!r}]") for name in names}
+        arrays = {name: _on_cpu(source[name], f"{where}[{name!r}]") for name in (*names, "master") if name in source}
         for name, array in arrays.items():
             if array.dtype.type not in (np.float32, np.float64):
                 raise TypeError(f"{where}[{name!r}]: expected a float32 or float64 array, got dtype {array.dtype}")
@@ -337,7 +371,7 @@ class Optimizer:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy parameters, states, step counts and groups; the copy updates its own parameters."""
         groups = [(group._arrays, dict(group._values)) for group in self.param_groups]
-        return _rebuild, (type(self), self._keys, self._single, groups, self._states, self._plan.steps)
+        return _rebuild, (type(self), self._keys, self._single, groups, self._states_on_cpu(), self._plan.steps)
 
     def __repr__(self) -> str:
         """Show the groups."""
@@ -359,12 +393,22 @@ class Optimizer:
             raise ValueError(f"step must be an integer from 1 on, got {step!r}")
         scale = positive("grad_scale", grad_scale)
         rule, hyper = cls.rule(checked)
-        _core.update(rule, hyper, float(step), (-1 if checked["maximize"] else 1) / scale, names, arrays)
+        multiplier = (-1 if checked["maximize"] else 1) / scale
+        device = _device.common(arrays, lambda i: names[i])
+        if device is None:
+            _core.update(rule, hyper, float(step), multiplier, names, arrays)
+        else:
+            device.core.update(device, rule, hyper, float(step), multiplier, names, arrays)
 
 
 def _plain(value: Any) -> Any:
     """Return a hyperparameter of another library's as a number (torch keeps a learning rate as a tensor on request)."""
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+
+
+def _on_cpu(obj: Any, name: str) -> Array:
+    """View an array in CPU memory, or copy one there."""
+    return _device.copy(obj) if _device.is_cuda(obj) else _array.view(obj, name)
 
 
 def _rebuild(cls: type[Optimizer], *args: Any) -> Optimizer:

@@ -67,6 +67,9 @@ class Adagrad(Optimizer):
         Added to the root.
     maximize : bool, optional
         Ascend.
+    master : bool, optional
+        Update a float32 copy of each float16 or bfloat16 parameter, which becomes the copy rounded: for arrays in CUDA
+        memory. Cannot change after construction.
 
     Raises
     ------
@@ -115,6 +118,7 @@ class Adagrad(Optimizer):
         eps: float = 1e-10,
         *,
         maximize: bool = False,
+        master: bool = False,
     ) -> None:
         super().__init__(
             params,
@@ -125,6 +129,7 @@ class Adagrad(Optimizer):
                 "initial_accumulator_value": initial_accumulator_value,
                 "eps": eps,
                 "maximize": maximize,
+                "master": master,
             },
         )
 

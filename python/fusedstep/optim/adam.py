@@ -85,6 +85,9 @@ class Adam(Optimizer):
         Use the largest ``v`` so far. Cannot change after construction.
     maximize : bool, optional
         Ascend.
+    master : bool, optional
+        Update a float32 copy of each float16 or bfloat16 parameter, which becomes the copy rounded: for arrays in CUDA
+        memory. Cannot change after construction.
 
     Raises
     ------
@@ -136,6 +139,7 @@ class Adam(Optimizer):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
+        master: bool = False,
     ) -> None:
         super().__init__(
             params,
@@ -146,6 +150,7 @@ class Adam(Optimizer):
                 "weight_decay": weight_decay,
                 "amsgrad": amsgrad,
                 "maximize": maximize,
+                "master": master,
             },
         )
 
@@ -173,7 +178,7 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    params, lr, betas, eps, amsgrad, maximize
+    params, lr, betas, eps, amsgrad, maximize, master
         As for `Adam`.
     weight_decay : float, optional
         Decay, multiplied by `lr`.
@@ -208,8 +213,9 @@ class AdamW(Adam):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
+        master: bool = False,
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, master=master)
 
 
 def _step(cls: type[Adam], arrays: tuple[Any, ...], step: int, grad_scale: float, values: Values) -> None:

@@ -84,6 +84,9 @@ class RMSprop(Optimizer):
         construction.
     maximize : bool, optional
         Ascend.
+    master : bool, optional
+        Update a float32 copy of each float16 or bfloat16 parameter, which becomes the copy rounded: for arrays in CUDA
+        memory. Cannot change after construction.
 
     Raises
     ------
@@ -135,6 +138,7 @@ class RMSprop(Optimizer):
         centered: bool = False,
         *,
         maximize: bool = False,
+        master: bool = False,
     ) -> None:
         super().__init__(
             params,
@@ -146,6 +150,7 @@ class RMSprop(Optimizer):
                 "momentum": momentum,
                 "centered": centered,
                 "maximize": maximize,
+                "master": master,
             },
         )
 

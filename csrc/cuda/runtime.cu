@@ -1,0 +1,57 @@
+#include <cuda_runtime.h>
+
+#include <algorithm>
+
+#include "cuda/launch.cuh"
+#include "cuda/runtime.h"
+
+namespace fusedstep::ISA {
+namespace {
+
+constexpr int kWriteThreads = 128;
+
+struct Values {
+  double of[kWriteThreads];
+  int count;
+};
+
+__global__ void __launch_bounds__(kWriteThreads) write_kernel(const __grid_constant__ Values values, double* to) {
+  const int i = int(threadIdx.x);
+  if (i < values.count) to[i] = values.of[i];
+}
+
+}  // namespace
+
+void check_driver() {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaSuccess && count > 0) return;
+  check(status == cudaSuccess ? cudaErrorNoDevice : status, "CUDA: no driver and GPU that can be used");
+}
+
+void use_gpu(int number) { check(cudaSetDevice(number), "cudaSetDevice"); }
+
+int gpu_of(const void* memory) {
+  cudaPointerAttributes attributes{};
+  check(cudaPointerGetAttributes(&attributes, memory), "cudaPointerGetAttributes");
+  return attributes.device;
+}
+
+bool is_captured(Stream stream) {
+  auto status = cudaStreamCaptureStatusNone;
+  check(cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status), "cudaStreamIsCapturing");
+  return status != cudaStreamCaptureStatusNone;
+}
+
+void write(std::span<const double> values, double* to, Stream stream) {
+  while (!values.empty()) {
+    Values some{};
+    some.count = int(std::min(std::size(some.of), values.size()));
+    std::copy_n(values.begin(), some.count, some.of);
+    launch("write", write_kernel, {.blocks = 1, .threads = kWriteThreads, .stream = stream}, some, to);
+    values = values.subspan(std::size_t(some.count));
+    to += some.count;
+  }
+}
+
+}  // namespace fusedstep::ISA
