@@ -24,9 +24,7 @@ __global__ void __launch_bounds__(kWriteThreads) write_kernel(const __grid_const
 
 void check_driver() {
   int count = 0;
-  const cudaError_t status = cudaGetDeviceCount(&count);
-  if (status == cudaSuccess && count > 0) return;
-  check(status == cudaSuccess ? cudaErrorNoDevice : status, "CUDA: no driver and GPU that can be used");
+  check(cudaGetDeviceCount(&count), "no GPU can be used, or no driver for it is installed");
 }
 
 void use_gpu(int number) { check(cudaSetDevice(number), "cudaSetDevice"); }
