@@ -26,7 +26,7 @@ py::dict build_info() {
   info["isas"] = py::tuple(py::cast(built_isas()));
   info["isa"] = table().isa;
   info["threads"] = num_threads();
-  info["cuda"] = false;
+  info["cuda"] = bool(FUSEDSTEP_HAVE_CUDA);
   return info;
 }
 
