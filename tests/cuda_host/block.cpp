@@ -43,6 +43,7 @@ Block::Block(uint3 index, dim3 shape, std::size_t dynamic_bytes)
 }
 
 void* Block::memory(const void* key, std::size_t bytes) {
+  const Untracked untracked;
   for (const Piece& piece : pieces_)
     if (piece.key == key) return piece.bytes.get();
   return pieces_.emplace_back(key, poisoned(bytes)).bytes.get();
@@ -67,6 +68,7 @@ void Block::leave_barrier_if_all_came() {
 }
 
 std::string Block::meet(Thread& thread, unsigned mask, std::uint64_t value, const Where& place) {
+  const Untracked untracked;
   Warp& warp = warps[thread.warp()];
   const std::string at = " at " + text(place);
   if (!(mask >> thread.lane() & 1))

@@ -72,12 +72,12 @@ def _is_current(record: Path, command: Sequence[str]) -> bool:
     )
 
 
-def _compile(source: Path, obj: Path, flags: Sequence[str]) -> bool:
-    """Compile a source unless its object is current; whether it was."""
+def _compile(source: Path, obj: Path, flags: Sequence[str]) -> None:
+    """Compile a source unless its object is current."""
     record = obj.with_suffix(".json")
     command = ["g++", *flags, "-x", "c++", "-c", str(source), "-o", str(obj), "-MMD", "-MF", str(obj.with_suffix(".d"))]
     if _is_current(record, command):
-        return False
+        return
     record.unlink(missing_ok=True)
     obj.with_suffix(".gcda").unlink(missing_ok=True)  # counts of another program
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -88,7 +88,6 @@ def _compile(source: Path, obj: Path, flags: Sequence[str]) -> bool:
     record.write_text(
         json.dumps({"command": command, "compiler": _compiler(), "files": {f: _hash(Path(f)) for f in files}})
     )
-    return True
 
 
 def library(name: str, variant: str, sources: Mapping[str, Sequence[str]], root: Path = ROOT) -> Path:
@@ -120,9 +119,9 @@ def library(name: str, variant: str, sources: Mapping[str, Sequence[str]], root:
             for path, flags in sources.items()
         ]
         with ThreadPoolExecutor(2) as pool:
-            compiled = any(list(pool.map(lambda job: _compile(*job), jobs)))
+            list(pool.map(lambda job: _compile(*job), jobs))
         target = folder / f"{name}.so"
-        if compiled or not target.exists():
+        if not target.exists() or target.stat().st_mtime_ns < max(obj.stat().st_mtime_ns for _, obj, _ in jobs):
             flags = [flag for flag in VARIANTS[variant] if flag.startswith(("-fsanitize", "--coverage"))]
             objects = [str(obj) for _, obj, _ in jobs]
             subprocess.run(["g++", "-shared", *flags, *objects, "-o", str(target), "-pthread"], check=True)

@@ -10,12 +10,14 @@
 #include <sanitizer/common_interface_defs.h>
 #elif defined(CUDA_HOST_THREAD_SANITIZER)
 #include <sanitizer/tsan_interface.h>
+extern "C" void AnnotateIgnoreWritesBegin(const char* file, int line);
+extern "C" void AnnotateIgnoreWritesEnd(const char* file, int line);
 #endif
 
 namespace cuda_host {
 namespace {
 
-constexpr std::size_t kStackBytes = 256 * 1024, kGuardBytes = 4096;
+constexpr std::size_t kStackBytes = 128 * 1024, kGuardBytes = 4096;
 
 // Saves what a function must preserve, exchanges the stacks, and returns on the other one.
 extern "C" void cuda_host_switch(void** from, void* to);
@@ -59,6 +61,17 @@ void release([[maybe_unused]] void* place) {
 void acquire([[maybe_unused]] void* place) {
 #if defined(CUDA_HOST_THREAD_SANITIZER)
   __tsan_acquire(place);
+#endif
+}
+
+Untracked::Untracked() {
+#if defined(CUDA_HOST_THREAD_SANITIZER)
+  AnnotateIgnoreWritesBegin(__FILE__, __LINE__);
+#endif
+}
+Untracked::~Untracked() {
+#if defined(CUDA_HOST_THREAD_SANITIZER)
+  AnnotateIgnoreWritesEnd(__FILE__, __LINE__);
 #endif
 }
 
