@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <exception>
+#include <iterator>
 #include <mutex>
 #include <random>
 #include <stdexcept>
@@ -51,10 +52,14 @@ struct Launch {
   }
 };
 
+// Fibers that wait for work, of this thread: making one costs some microseconds.
+thread_local std::vector<std::unique_ptr<Fiber>> idle;
+
 class Worker {
  public:
   Worker(Launch& launch, unsigned number, unsigned workers)
       : launch_(launch), number_(number), workers_(workers), random_(settings.seed * 7919 + number) {}
+  ~Worker() { std::move(used_.begin(), used_.end(), std::back_inserter(idle)); }
 
   void run() {
     if (launch_.cooperative) {
@@ -95,13 +100,10 @@ class Worker {
   std::mt19937 random_;
   Context context_;
   Thread* current_ = nullptr;
+  std::vector<std::unique_ptr<Fiber>> used_;
 };
 
 thread_local Worker* worker = nullptr;
-
-// Fibers that wait for work, of this thread: making one costs some microseconds. ThreadSanitizer wants new ones, since
-// it remembers who used a stack.
-thread_local std::vector<std::unique_ptr<Fiber>> idle;
 
 std::unique_ptr<Fiber> take_fiber() {
   if (idle.empty()) return std::make_unique<Fiber>();
@@ -115,6 +117,7 @@ Block& Worker::make(unsigned number) {
   const dim3& grid = launch_.grid;
   auto block = std::make_unique<Block>(uint3{i % grid.x, i / grid.x % grid.y, i / (grid.x * grid.y)}, launch_.shape,
                                        launch_.dynamic_bytes);
+  release(block.get());  // what its threads find
   const std::lock_guard<std::mutex> lock(launch_.mutex);
   return *launch_.blocks.emplace_back(std::move(block));
 }
@@ -132,15 +135,14 @@ void Worker::resume(Thread& thread) {
   }
   context_.switch_to(*thread.fiber);
   if (thread.state != State::exited) return;
-  if (kThreadSanitizer)
-    thread.fiber.reset();
-  else
-    idle.push_back(std::move(thread.fiber));
+  // To ThreadSanitizer a fiber is one thread, ordered with itself: not for two of a launch.
+  (kThreadSanitizer ? used_ : idle).push_back(std::move(thread.fiber));
 }
 
 // What a fiber runs: one CUDA thread.
 void Worker::body() {
   Thread& thread = *current_;
+  acquire(thread.block);
   try {
     launch_.thread();
   } catch (const Cancelled&) {
