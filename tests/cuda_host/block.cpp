@@ -76,12 +76,12 @@ std::string Block::meet(Thread& thread, unsigned mask, std::uint64_t value, cons
   if (mask & ~warp.live)
     return "mask " + hexadecimal(mask) +
            " names lanes that have exited or never were: " + hexadecimal(mask & ~warp.live) + at;
-  auto meeting = std::find_if(warp.open.begin(), warp.open.end(), [&](const Meeting& m) { return m.mask & mask; });
+  // Meetings of other lanes may be open beside this one.
+  auto meeting = std::find_if(warp.open.begin(), warp.open.end(), [&](const Meeting& m) { return m.mask == mask; });
   if (meeting == warp.open.end()) {
     meeting = warp.open.insert(meeting, Meeting{mask, 0, place, {}});
-  } else if (meeting->mask != mask || !same(meeting->where, place)) {
-    return "lanes of a warp wait at different places: " + text(meeting->where) + ", mask " +
-           hexadecimal(meeting->mask) + ", and" + at + ", mask " + hexadecimal(mask);
+  } else if (!same(meeting->where, place)) {
+    return "lanes of a warp wait at different places: " + text(meeting->where) + " and " + text(place);
   }
   meeting->values[thread.lane()] = value;
   meeting->arrived |= 1u << thread.lane();
