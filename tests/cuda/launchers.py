@@ -67,6 +67,11 @@ class Tensor:
         return [self.p, self.g, *self.states, *([] if self.master is None else [self.master])]
 
 
+def unwritten() -> np.ndarray:
+    """A report before a step: nothing in it may be taken for a result."""
+    return np.array((np.nan, -99, -99, np.nan, np.nan), REPORT)
+
+
 def blocks_of(tensor: Tensor) -> int:
     return -(-tensor.g.size // NORM_BLOCK)
 
@@ -100,6 +105,9 @@ class Launchers:
     def threads(self, count: int) -> None:
         self.library.cuda_host_threads(count)
 
+    def driver(self, present: bool) -> None:
+        self.library.cuda_host_driver(c_bool(present))
+
     def records(self) -> list[Record]:
         """What was launched since the last call."""
         room = (Record * 4096)()
@@ -126,8 +134,8 @@ class Launchers:
     ) -> np.ndarray:
         """The report of gradients of any formats: both passes, as a step runs them."""
         every = self._tensors([tensor for _, tensor in tensors])
-        blocks = sum(blocks_of(tensor) for _, tensor in tensors)
-        sums, report = np.full(blocks, np.nan, BLOCK_SUM), np.full((), np.nan, REPORT)
+        sums, report = np.zeros(sum(blocks_of(tensor) for _, tensor in tensors), BLOCK_SUM), unwritten()
+        sums["sum"] = np.nan
         formats = [storage for storage, _ in tensors]
         for again in (False, True) if "f64" in formats else (False,):
             for storage in dict.fromkeys(formats):
@@ -142,16 +150,30 @@ class Launchers:
                     c_void_p(address(sums)),
                     c_void_p(stream),
                 )
-            self._call(
-                "launch_finish_norm",
-                c_void_p(address(sums)),
-                c_size_t(blocks),
-                c_double(max_norm),
-                c_double(grad_scale),
-                c_bool(again),
-                c_void_p(address(report)),
-                c_void_p(stream),
-            )
+            self.finish_norm(sums, max_norm, grad_scale, again=again, report=report, stream=stream)
+        return report
+
+    def finish_norm(
+        self,
+        sums: np.ndarray,
+        max_norm: float = 0,
+        grad_scale: float = 1,
+        *,
+        again: bool = False,
+        report: np.ndarray | None = None,
+        stream: int = 0,
+    ) -> np.ndarray:
+        report = unwritten() if report is None else report
+        self._call(
+            "launch_finish_norm",
+            c_void_p(address(sums)),
+            c_size_t(sums.size),
+            c_double(max_norm),
+            c_double(grad_scale),
+            c_bool(again),
+            c_void_p(address(report)),
+            c_void_p(stream),
+        )
         return report
 
     def prepare(
