@@ -45,7 +45,7 @@ class Record(Structure):
         ("threads", c_uint32),
         ("dynamic_bytes", ctypes.c_uint64),
         ("cooperative", c_uint32),
-        ("unused", c_uint32),
+        ("gpu", c_uint32),
     )
 
 

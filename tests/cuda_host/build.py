@@ -156,8 +156,21 @@ def environment(variant: str) -> dict[str, str]:
     }
 
 
-def python_flags() -> list[str]:
-    """Flags of an extension module's sources."""
+def module(variant: str) -> Path:
+    """Build the extension module `_cuda`: the sources of cmake/cuda.cmake's, for the host."""
     import pybind11
 
-    return [f"-I{sysconfig.get_path('include')}", f"-I{pybind11.get_include()}"]
+    # Bindings compile for long, and run for short.
+    flags = [
+        "-O0",
+        "-fno-profile-arcs",
+        "-fno-test-coverage",
+        f"-isystem{sysconfig.get_path('include')}",
+        f"-isystem{pybind11.get_include()}",
+        "-fvisibility=hidden",
+    ]
+    bindings = [*ROOT.glob("csrc/python/cuda_*.cpp")]
+    bindings += [ROOT / "csrc/python" / f"{name}.cpp" for name in ("arguments", "plan", "device_array")]
+    sources = {str(path.relative_to(ROOT)): KERNELS for path in sorted(ROOT.glob("csrc/cuda/*.cu"))}
+    sources |= {str(path.relative_to(ROOT)): [*KERNELS, *flags] for path in sorted(bindings)}
+    return library("_cuda", variant, sources)

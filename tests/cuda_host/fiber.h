@@ -16,8 +16,8 @@ inline constexpr bool kThreadSanitizer = false;
 void release(void* place);
 void acquire(void* place);
 
-// While one lives, what its thread allocates and copies is the runtime's own doing, not the CUDA thread's: it races with
-// nothing.
+// While one lives, what its thread allocates and copies is the runtime's own doing, not the CUDA thread's: it races
+// with nothing.
 class Untracked {
  public:
   Untracked();

@@ -24,6 +24,14 @@ std::mutex mutex;
 std::vector<cuda_host_record> records;
 std::map<const void*, std::size_t> allowed;  // dynamic bytes of kernels that asked for more
 thread_local cudaError_t last_error = cudaSuccess;
+thread_local int current_gpu = 0;
+
+struct Place {
+  const char* begin;
+  std::uint64_t bytes;
+  int gpu;
+};
+std::vector<Place> places;  // the latest last
 
 cudaError_t remember(cudaError_t error) {
   if (error != cudaSuccess) last_error = error;
@@ -58,7 +66,7 @@ cudaError_t check(const cudaLaunchConfig_t& config, const void* kernel) {
                      .threads = std::uint32_t(product(block)),
                      .dynamic_bytes = config.dynamicSmemBytes,
                      .cooperative = is_cooperative(config),
-                     .unused = 0});
+                     .gpu = std::uint32_t(current_gpu)});
   return cudaSuccess;
 }
 
@@ -98,6 +106,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorInvalidConfiguration";
     case cudaErrorInsufficientDriver:
       return "cudaErrorInsufficientDriver";
+    case cudaErrorInvalidDevice:
+      return "cudaErrorInvalidDevice";
     case cudaErrorCooperativeLaunchTooLarge:
       return "cudaErrorCooperativeLaunchTooLarge";
   }
@@ -109,11 +119,11 @@ const char* cudaGetErrorString(cudaError_t error) {
 }
 cudaError_t cudaGetLastError() { return std::exchange(cuda_host::last_error, cudaSuccess); }
 
-cudaError_t cudaGetDeviceCount(int* count) { return present(count, 1); }
-cudaError_t cudaGetDevice(int* device) { return present(device, 0); }
+cudaError_t cudaGetDeviceCount(int* count) { return present(count, settings.gpus); }
+cudaError_t cudaGetDevice(int* device) { return present(device, cuda_host::current_gpu); }
 cudaError_t cudaSetDevice(int device) {
-  int current = 0;
-  return device == 0 ? present(&current, 0) : cuda_host::remember(cudaErrorInvalidValue);
+  if (device < 0 || device >= settings.gpus) return cuda_host::remember(cudaErrorInvalidDevice);
+  return present(&cuda_host::current_gpu, device);
 }
 cudaError_t cudaRuntimeGetVersion(int* version) {
   *version = 13000;
@@ -138,6 +148,19 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   }
   return cuda_host::remember(cudaErrorInvalidValue);
 }
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* memory) {
+  *attributes = {.type = cudaMemoryTypeDevice, .device = 0, .devicePointer = nullptr, .hostPointer = nullptr};
+  const std::lock_guard<std::mutex> lock(cuda_host::mutex);
+  for (const auto& place : cuda_host::places)
+    if (const auto* at = static_cast<const char*>(memory); at >= place.begin && at < place.begin + place.bytes)
+      attributes->device = place.gpu;
+  return present(&attributes->device, attributes->device);
+}
+cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
+  *status = settings.capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  int none = 0;
+  return present(&none, 0);
+}
 cudaError_t cudaMemsetAsync(void* memory, int value, std::size_t bytes, cudaStream_t) {
   if (!settings.driver) return cuda_host::remember(cudaErrorInsufficientDriver);
   std::memset(memory, value, bytes);
@@ -160,6 +183,12 @@ bool cuda_host_order(const char* order, std::uint32_t seed) {
 }
 void cuda_host_threads(int threads) { settings.threads = threads; }
 void cuda_host_multiprocessors(int count) { settings.multiprocessors = count; }
+void cuda_host_gpus(int count) { settings.gpus = count; }
+void cuda_host_place(const void* memory, std::uint64_t bytes, int gpu) {
+  const std::lock_guard<std::mutex> lock(cuda_host::mutex);
+  cuda_host::places.push_back({static_cast<const char*>(memory), bytes, gpu});
+}
+void cuda_host_capturing(bool capturing) { settings.capturing = capturing; }
 void cuda_host_driver(bool present) { settings.driver = present; }
 void cuda_host_patience(double seconds) { settings.patience = seconds; }
 
