@@ -75,7 +75,6 @@ if(FUSEDSTEP_CUDA STREQUAL "AUTO")
   endif()
 endif()
 enable_language(CUDA)
-find_package(CUDAToolkit REQUIRED)
 
 # What headers and Python do not come into is the same for every Python, and compiled once where there is a cache.
 file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/cuda/*.cu)
@@ -92,8 +91,8 @@ target_compile_options(cuda_kernels PRIVATE --fmad=false --expt-relaxed-constexp
 file(GLOB cuda_bindings CONFIGURE_DEPENDS csrc/python/cuda_*.cpp)
 pybind11_add_module(_cuda MODULE NO_EXTRAS csrc/python/arguments.cpp csrc/python/plan.cpp csrc/python/device_array.cpp
                     ${cuda_bindings} $<TARGET_OBJECTS:cuda_kernels>)
-set_target_properties(_cuda PROPERTIES LINKER_LANGUAGE CXX)
-target_link_libraries(_cuda PRIVATE fusedstep_options CUDA::cudart_static)
+set_target_properties(_cuda PROPERTIES LINKER_LANGUAGE CXX CUDA_RUNTIME_LIBRARY Static)
+target_link_libraries(_cuda PRIVATE fusedstep_options)
 if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
   target_link_options(_cuda PRIVATE -static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL -Wl,--gc-sections)
 endif()
