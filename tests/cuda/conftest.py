@@ -1,8 +1,11 @@
 """What the tests of the CUDA side share: the launchers, an order of threads, a storage format."""
 
 import os
+import sys
 
+import fusedstep
 import pytest
+from fusedstep import _device
 
 from tests.cuda import launchers
 from tests.cuda_host import build
@@ -37,3 +40,31 @@ def order(request, kernels):
 def stored(request):
     """A storage format, and whether there is a float32 master copy."""
     return request.param
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """The module for CUDA arrays, built for the host, in its place."""
+    from tests.cuda.host import host
+
+    own = host()
+    own.library.cuda_host_gpus(2)
+    own.launches()
+    monkeypatch.setitem(sys.modules, "fusedstep._cuda", own.module)
+    monkeypatch.setattr(fusedstep, "_cuda", own.module, raising=False)
+    yield own
+    own.capturing(False)
+    own.driver(True)
+
+
+@pytest.fixture
+def cupy(monkeypatch, device):
+    """The stand-in for CuPy, in its place."""
+    from tests.cuda import standin
+
+    module = standin.module()
+    module.state.place = device.place
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    _device._modules.cache_clear()
+    yield module
+    _device._modules.cache_clear()

@@ -21,6 +21,7 @@ class _State:
         self.streams = {}
         self.waits = []  # (waiting stream, stream it waits for)
         self.elsewhere = {}  # address of an allocation on another GPU: its size and number
+        self.place = lambda address, nbytes, number: None  # tells CUDA's runtime where an allocation is
         self.copies = 0  # of arrays to the CPU, each of which waits for the GPU
 
 
@@ -96,9 +97,11 @@ class _Memory:
         self.size = nbytes
         if state.device:
             state.elsewhere[self.ptr] = (nbytes, state.device)
+            state.place(self.ptr, nbytes, state.device)
 
     def __del__(self):
-        state.elsewhere.pop(self.ptr, None)
+        if state.elsewhere.pop(self.ptr, None):
+            state.place(self.ptr, self.size, 0)
         self.bytes.fill(0xFF)
 
 
