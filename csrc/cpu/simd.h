@@ -213,6 +213,18 @@ FN Vec<T> pow2(Vec<T> n) {
   return from_bits<V>((integer + bias) << mantissa);
 }
 
+// x = 2^k·m with √½ ≤ m < √2, for positive x in the range of normal exponents: returns m.
+template <class T>
+FN Vec<T> split(Vec<T> x, Vec<T>& k) {
+  using V = Vec<T>;
+  const V magic(sizeof(T) == 4 ? T(0x1.8p23) : T(0x1.8p52)),
+      root_half(sizeof(T) == 4 ? T(0x1.6a09e6p-1f) : T(0x1.6a09e667f3bcdp-1));
+  constexpr int mantissa = sizeof(T) == 4 ? 23 : 52;
+  const auto exponent = (to_bits(x) - to_bits(root_half)) >> mantissa;
+  k = from_bits<V>(to_bits(magic) + exponent) - magic;
+  return from_bits<V>(to_bits(x) - (exponent << mantissa));
+}
+
 // A register of 64-bit lanes, each a word of 32 bits in its lower half.
 struct Words {
   typedef std::uint64_t Raw __attribute__((vector_size(kVectorBytes)));
