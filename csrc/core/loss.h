@@ -122,15 +122,15 @@ struct ExpressionOutput {
   double* sums;  // one for each block; or null
 };
 
-// Slots: inputs, those of elements then those of rows; uniforms; registers; outputs.
+// Slots: inputs; uniforms; registers; outputs.
 struct ExpressionCall {
   std::size_t n, C;  // elements, and those of a row
   bool by_row;       // chunks are whole rows
   const Instruction* code;
-  const Operand* inputs;   // each broadcast to (n) or (rows)
+  const Operand* inputs;   // each broadcast to (n)
   const double* uniforms;  // rounded to T
   const ExpressionOutput* outputs;
-  int n_code, n_inputs, n_row_inputs, n_uniforms, n_registers, n_outputs;
+  int n_code, n_inputs, n_uniforms, n_registers, n_outputs;
 };
 // Elements of a chunk of whole rows: as many as fit in kChunkBytes, a multiple of 16 where that leaves some.
 constexpr std::size_t rows_per_chunk(std::size_t C, std::size_t element) {

@@ -118,7 +118,7 @@ void evaluate(const ExpressionCall& call, std::size_t begin, std::size_t end) {
   const std::size_t room_of_chunk = whole(chunk),
                     room_of_rows = whole(call.by_row ? chunk / std::max<std::size_t>(call.C, 1) : 0);
 
-  const int first_uniform = call.n_inputs + call.n_row_inputs, first_register = first_uniform + call.n_uniforms;
+  const int first_uniform = call.n_inputs, first_register = first_uniform + call.n_uniforms;
   const int first_output = first_register + call.n_registers, n_slots = first_output + call.n_outputs;
   // A register holds elements or rows. Inputs and outputs have room of their own for what is broadcast or ends a chunk
   // within a vector.
@@ -141,11 +141,9 @@ void evaluate(const ExpressionCall& call, std::size_t begin, std::size_t end) {
       const std::size_t row = call.by_row ? first / call.C : 0, rows = call.by_row ? n / call.C : 0;
       for (int i = 0; i < first_uniform; ++i) {
         if (uniform(call.inputs[i])) continue;
-        const bool of_rows = i >= call.n_inputs;
-        const std::size_t size = of_rows ? rows : n;
-        const T* const from = elements_of(call.inputs[i], of_rows ? row : first, size, own(i));
-        if (from != own(i) && size % kLine != 0) std::memcpy(own(i), from, size * sizeof(T));
-        slot[i] = size % kLine != 0 ? own(i) : const_cast<T*>(from);
+        const T* const from = elements_of(call.inputs[i], first, n, own(i));
+        if (from != own(i) && n % kLine != 0) std::memcpy(own(i), from, n * sizeof(T));
+        slot[i] = n % kLine != 0 ? own(i) : const_cast<T*>(from);
       }
       for (int i = 0; i < call.n_outputs; ++i) {
         const ExpressionOutput& output = call.outputs[i];

@@ -96,7 +96,6 @@ double sum_of(const LossTable& table, const Operand& operand, std::size_t n) {
                   .outputs = &output,
                   .n_code = 1,
                   .n_inputs = 1,
-                  .n_row_inputs = 0,
                   .n_uniforms = 0,
                   .n_registers = 0,
                   .n_outputs = 1});

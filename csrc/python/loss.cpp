@@ -253,16 +253,14 @@ class Expression {
  public:
   using Row = std::tuple<std::string, bool, int, std::vector<int>>;  // op, of the rows, to, from
 
-  Expression(const std::vector<Row>& code, int inputs, int row_inputs, int uniforms, int registers,
+  Expression(const std::vector<Row>& code, int inputs, int uniforms, int registers,
              const std::vector<bool>& outputs_of_rows, bool by_row)
       : inputs_(inputs),
-        row_inputs_(row_inputs),
         uniforms_(uniforms),
         registers_(registers),
         outputs_of_rows_(outputs_of_rows),
         by_row_(by_row) {
-    const int first_uniform = inputs + row_inputs,
-              slots = first_uniform + uniforms + registers + int(outputs_of_rows.size());
+    const int first_uniform = inputs, slots = first_uniform + uniforms + registers + int(outputs_of_rows.size());
     if (outputs_of_rows.size() > std::size_t(kMaxOutputs) || slots > 1 << 15)
       throw py::value_error("f: expected a smaller function: it takes " + std::to_string(slots) + " values at once");
     for (const auto& [name, rows, to, from] : code) {
@@ -281,7 +279,7 @@ class Expression {
     }
   }
 
-  // `input` gives shape and dtype. `inputs`, by slot: arrays that broadcast to it, or to its rows, (…, 1). `outputs`:
+  // `input` gives shape and dtype. `inputs`, by slot: numbers, and arrays that broadcast to it. `outputs`:
   // an array, True for a sum, or both. Returns the sums.
   py::list run(const py::object& input, const std::vector<py::object>& inputs, const std::vector<std::string>& names,
                const std::vector<double>& uniforms, const std::vector<std::tuple<py::object, bool>>& outputs,
@@ -291,15 +289,12 @@ class Expression {
     check_contiguous(x, {"pred"});
     if (by_row_ && x.nd == 0) value_error({"pred"}, "expected at least one dimension for a sum over the last axis");
     const auto shape = shape_vector(x);
-    auto shape_of_rows = shape;
-    if (by_row_) shape_of_rows.back() = 1;
-    if (int(inputs.size()) != inputs_ + row_inputs_ || names.size() != inputs.size() ||
-        int(uniforms.size()) != uniforms_ || outputs.size() != outputs_of_rows_.size())
+    if (int(inputs.size()) != inputs_ || names.size() != inputs.size() || int(uniforms.size()) != uniforms_ ||
+        outputs.size() != outputs_of_rows_.size())
       throw py::value_error("wrong number of operands");
     std::vector<Operand> operands;
     for (std::size_t i = 0; i < inputs.size(); ++i)
-      operands.push_back(
-          operand(inputs[i], {names[i].c_str()}, x.dtype, int(i) < inputs_ ? shape : shape_of_rows, keep));
+      operands.push_back(operand(inputs[i], {names[i].c_str()}, x.dtype, shape, keep));
     const void* const out = gradient(grad, x, {"out"}, keep);
     for (std::size_t i = 0; i < inputs.size(); ++i)
       if (operands[i].data != x.data || operands[i].nd != 1 || operands[i].stride[0] != 1)
@@ -319,7 +314,6 @@ class Expression {
                               .outputs = wanted,
                               .n_code = int(code_.size()),
                               .n_inputs = inputs_,
-                              .n_row_inputs = row_inputs_,
                               .n_uniforms = uniforms_,
                               .n_registers = registers_,
                               .n_outputs = int(outputs.size())};
@@ -335,7 +329,7 @@ class Expression {
 
  private:
   std::vector<Instruction> code_;
-  const int inputs_, row_inputs_, uniforms_, registers_;
+  const int inputs_, uniforms_, registers_;
   const std::vector<bool> outputs_of_rows_;
   const bool by_row_;
 };
@@ -354,7 +348,7 @@ void bind_loss(py::module_& module) {
   module.def("loss_elements", &loss_elements);
   module.def("loss_rows", &loss_rows);
   py::class_<Expression>(module, "Expression", py::is_final())
-      .def(py::init<const std::vector<Expression::Row>&, int, int, int, int, const std::vector<bool>&, bool>())
+      .def(py::init<const std::vector<Expression::Row>&, int, int, int, const std::vector<bool>&, bool>())
       .def("run", &Expression::run);
 }
 

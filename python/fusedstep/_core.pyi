@@ -134,7 +134,7 @@ def losses() -> dict[str, str]: ...  # names, and those of their hyperparameters
 def loss_elements(
     name: str,
     hyper: Sequence[float],
-    input: Array,
+    x: Array,
     target: Any,
     weight: Any,
     pos_weight: Any,
@@ -144,7 +144,7 @@ def loss_elements(
 ) -> float | None: ...
 def loss_rows(
     softmax: bool,
-    input: Array,
+    x: Array,
     axis: int,
     index: Array | None,
     ignore_index: int,
@@ -165,7 +165,6 @@ class Expression:
         self,
         code: Sequence[tuple[str, bool, int, Sequence[int]]],
         inputs: int,
-        row_inputs: int,
         uniforms: int,
         registers: int,
         outputs_of_rows: Sequence[bool],
@@ -174,7 +173,7 @@ class Expression:
     # outputs: where to, and whether to sum; returns the sums
     def run(
         self,
-        input: Array,
+        pred: Array,
         inputs: Sequence[Any],
         names: Sequence[str],
         uniforms: Sequence[float],

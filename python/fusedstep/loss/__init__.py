@@ -1,5 +1,7 @@
 """Losses, value and gradient in one pass, for NumPy arrays."""
 
+from fusedstep.loss import math
+from fusedstep.loss.custom import Check, Custom, custom
 from fusedstep.loss.elementwise import (
     binary_cross_entropy_with_logits,
     focal,
@@ -13,13 +15,17 @@ from fusedstep.loss.elementwise import (
 from fusedstep.loss.rows import cross_entropy, nll
 
 __all__ = [
+    "Check",
+    "Custom",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
+    "custom",
     "focal",
     "hinge",
     "huber",
     "kl_div",
     "l1",
+    "math",
     "mse",
     "nll",
     "smooth_l1",
