@@ -68,6 +68,12 @@ class RowTile {
   std::size_t row_ = 0, first_ = 0, last_ = 0;
 };
 
+// The larger one; m where the other is NaN.
+template <class V>
+FN V larger(V a, V m) {
+  return select(a > m, a, m);
+}
+
 // What one pass over a row leaves, in double.
 struct RowStatistics {
   double max, sum;    // m and s
@@ -134,11 +140,12 @@ struct Softmax {
     return rule.mass(probabilities ? take(t, at, end, whole, zero) : zero, weight);
   }
 
-  static double folded(const V (&lanes)[k]) {
+  template <class F>
+  static FN T folded(const V (&lanes)[k], F f) {
     T x[kRowLanes];
     for (int i = 0; i < k; ++i) store(x + i * V::size, lanes[i]);
     for (int half = kRowLanes / 2; half; half /= 2)
-      for (int j = 0; j < half; ++j) x[j] += x[j + half];
+      for (int j = 0; j < half; ++j) x[j] = f(x[j], x[j + half]);
     return x[0];
   }
 
@@ -150,11 +157,9 @@ struct Softmax {
     for (int i = 0; i < k; ++i) top[i] = V(std::numeric_limits<T>::lowest()), sums[i] = masses[i] = rests[i] = zero;
     for_vectors(begin, end, [&](auto i, std::size_t at, auto whole) __attribute__((always_inline)) {
       const V v = take(x, at, end, whole, low);
-      top[i] = select(v > top[i], v, top[i]);
+      top[i] = larger(v, top[i]);
     });
-    T highest = std::numeric_limits<T>::lowest();
-    for (int i = 0; i < k; ++i)
-      for (int lane = 0; lane < V::size; ++lane) highest = std::max(highest, T(top[i].raw[lane]));
+    const T highest = folded(top, [](T a, T b) { return a > b ? a : b; });
     const V m(highest);
     for_vectors(begin, end, [&](auto i, std::size_t at, auto whole) __attribute__((always_inline)) {
       const V distance = take(x, at, end, whole, low) - m, v = exp(distance);
@@ -167,8 +172,9 @@ struct Softmax {
       put(e, at - begin, end - begin, whole, v);
     });
     max[p] = double(highest);
-    sum[p] = folded(sums);
-    if constexpr (dense) mass[p] = folded(masses), rest[p] = folded(rests);
+    constexpr auto plus = [](T a, T b) { return a + b; };
+    sum[p] = double(folded(sums, plus));
+    if constexpr (dense) mass[p] = double(folded(masses, plus)), rest[p] = double(folded(rests, plus));
   }
 
   // e (C), or one part's where no gradient is wanted.
@@ -207,72 +213,199 @@ struct Softmax {
   }
 };
 
-// log(s) of a broadcast double.
-inline double log_of(double s) { return log(Vec<double>(s)).raw[0]; }
+// The rows of one sum: what their losses are made of, in double, and what each row's gradient takes.
+struct RowBlock {
+  static constexpr std::size_t kMax = rows_per_sum(1);
+  alignas(64) double sum[kMax], max[kMax], mass[kMax], rest[kMax], own[kMax];
+
+  explicit RowBlock(std::size_t n) {
+    for (std::size_t i = 0; i < padded(n); ++i) sum[i] = 1, max[i] = mass[i] = rest[i] = own[i] = 0;
+  }
+
+  // Row i of weight u, whose class y has the mass q_y beside what `found` holds. Returns Q + 2z·lse, over s.
+  double put(std::size_t i, RowStatistics found, double u, double q_y, double x_y, double z_loss) {
+    if (q_y != 0) {
+      found.mass += q_y;
+      found.rest += q_y * (found.max - x_y);
+    }
+    sum[i] = found.sum, max[i] = found.max, mass[i] = found.mass, rest[i] = found.rest, own[i] = u;
+    const double lse = z_loss == 0 ? 0 : found.max + log(Vec<double>(found.sum)).raw[0];
+    return (found.mass + 2 * z_loss * lse) / found.sum;
+  }
+
+  template <class T>
+  void finish(const RowsCall& call, std::size_t block, std::size_t first, std::size_t n) {
+    using D = Vec<double>;
+    if (!call.values && !call.sums) return;
+    for (std::size_t i = 0; i < n; i += D::size) {
+      const D logarithm = log(load<double>(sum + i)), lse = load<double>(max + i) + logarithm;
+      const D loss = load<double>(mass + i) * logarithm + load<double>(rest + i) + D(call.z_loss) * lse * lse;
+      store(sum + i, load<double>(own + i) * loss);
+    }
+    double total = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+      total += sum[i];
+      if (call.values) static_cast<T*>(call.values)[first + i] = T(sum[i]);
+    }
+    if (call.sums) call.sums[block] = total;
+  }
+};
+
+// Of row r: its weight, 0 where it is left out, and the mass of its class beside what all classes get.
+template <class T, bool probabilities>
+struct RowTarget {
+  double u, mass;
+  std::size_t y;
+
+  RowTarget(const RowsCall& call, std::size_t r) : u(1), mass(0), y(0) {
+    if (call.sample_weight) u = double(static_cast<const T*>(call.sample_weight)[r]);
+    if (probabilities || u == 0) return;
+    if (call.index[r] == call.ignore_index) {
+      u = 0;
+      return;
+    }
+    y = std::size_t(call.index[r]);
+    mass = (1 - call.smoothing) * (call.weight ? double(static_cast<const T*>(call.weight)[y]) : 1);
+  }
+};
 
 template <class T, bool dense, bool probabilities, bool weighted>
-void softmax_rows(const RowsCall& call, std::size_t begin, std::size_t end) {
-  using D = Vec<double>;
+void long_rows(const RowsCall& call, std::size_t begin, std::size_t end) {
   using Row = Softmax<T, dense, probabilities, weighted>;
-  constexpr std::size_t kMaxRows = rows_per_sum(1), tile = RowTile<T>::kTile;
+  constexpr std::size_t tile = RowTile<T>::kTile;
   const std::size_t C = call.C, rows = rows_per_sum(C), last = std::min(call.N, end * rows);
-  const double kept = 1 - call.smoothing;
-
   const std::size_t doubles = Row::doubles(C), room_of_tile = call.inner == 1 ? 0 : tile * C;
   char* const room = static_cast<char*>(
       scratch(doubles * sizeof(double) + (kRowPart + (1 + probabilities) * room_of_tile) * sizeof(T)));
   T* const spare = reinterpret_cast<T*>(room + doubles * sizeof(double));
-  Row row({T(kept), T(call.smoothing / double(C))}, C, reinterpret_cast<double*>(room));
+  Row row({T(1 - call.smoothing), T(call.smoothing / double(C))}, C, reinterpret_cast<double*>(room));
   RowTile<T> logits(call.input, call.grad, call, last, spare + kRowPart);
   RowTile<T> targets(call.probabilities, nullptr, call, last, spare + kRowPart + room_of_tile);
   const T* const weight = static_cast<const T*>(call.weight);
-  const T* const sample_weight = static_cast<const T*>(call.sample_weight);
 
   for (std::size_t block = begin; block < end; ++block) {
-    alignas(64) double s[kMaxRows], m[kMaxRows], mass[kMaxRows], rest[kMaxRows], own[kMaxRows];
     const std::size_t first = block * rows, n = std::min(call.N, first + rows) - first;
-    for (std::size_t i = 0; i < padded(n); ++i) s[i] = 1, m[i] = mass[i] = rest[i] = own[i] = 0;
+    RowBlock found(n);
     for (std::size_t i = 0; i < n; ++i) {
-      const std::size_t r = first + i;
-      logits.seek(r);
+      logits.seek(first + i);
       T* const grad = logits.out();
-      const double u = sample_weight ? double(sample_weight[r]) : 1;
-      if (u == 0 || (!probabilities && call.index[r] == call.ignore_index)) {
+      const RowTarget<T, probabilities> target(call, first + i);
+      if (target.u == 0) {
         if (grad) std::memset(grad, 0, C * sizeof(T));
         continue;
       }
       const T* t = nullptr;
-      if constexpr (probabilities) targets.seek(r), t = targets.in();
+      if constexpr (probabilities) targets.seek(first + i), t = targets.in();
       const T* const x = logits.in();
-      const std::size_t y = probabilities ? 0 : std::size_t(call.index[r]);
-      const double x_y = double(x[y]);
-      T* const e = grad ? grad : spare;
-      RowStatistics found = row.pass(x, t, weight, e, grad != nullptr);
-      const double q_y = probabilities ? 0 : kept * (weight ? double(weight[y]) : 1);
-      if (q_y != 0) {
-        found.mass += q_y;
-        found.rest += q_y * (found.max - x_y);
-      }
-      s[i] = found.sum, m[i] = found.max, mass[i] = found.mass, rest[i] = found.rest, own[i] = u;
+      const double x_y = double(x[target.y]);
+      const bool keep = grad && C > std::size_t(kRowPart);  // one part stays in `spare`
+      T* const e = keep ? grad : spare;
+      const RowStatistics statistics = row.pass(x, t, weight, e, keep);
+      const double height = found.put(i, statistics, target.u, target.mass, x_y, call.z_loss);
       if (!grad) continue;
-      const double g = call.scale * u;
-      const double lift = call.z_loss == 0 ? 0 : 2 * call.z_loss * (found.max + log_of(found.sum));
-      row.write(t, weight, e, grad, g, g * (found.mass + lift) / found.sum);
-      if (q_y != 0) grad[y] -= T(g * q_y);
+      const double g = call.scale * target.u;
+      row.write(t, weight, e, grad, g, g * height);
+      if (target.mass != 0) grad[target.y] -= T(g * target.mass);
     }
-    if (!call.values && !call.sums) continue;
-    double total = 0;
-    for (std::size_t i = 0; i < n; i += D::size) {
-      const D logarithm = log(load<double>(s + i)), lse = load<double>(m + i) + logarithm;
-      const D loss = load<double>(mass + i) * logarithm + load<double>(rest + i) + D(call.z_loss) * lse * lse;
-      store(s + i, load<double>(own + i) * loss);
-    }
-    for (std::size_t i = 0; i < n; ++i) {
-      total += s[i];
-      if (call.values) static_cast<T*>(call.values)[first + i] = T(s[i]);
-    }
-    if (call.sums) call.sums[block] = total;
+    found.template finish<T>(call, block, first, n);
   }
+}
+
+inline constexpr std::size_t kShortRow = 32;  // classes
+
+// Rows of few classes, 16 at a time, each a lane: classes are summed one after the other.
+template <class T, bool dense, bool probabilities, bool weighted>
+void short_rows(const RowsCall& call, std::size_t begin, std::size_t end) {
+  using V = Vec<T>;
+  constexpr std::size_t kGroup = 16;
+  const std::size_t C = call.C, rows = rows_per_sum(C);
+  const CrossEntropy<T> rule{T(1 - call.smoothing), T(call.smoothing / double(C))};
+  const T* const weight = static_cast<const T*>(call.weight);
+  const T* const x = static_cast<const T*>(call.input);
+  const T* const given = static_cast<const T*>(call.probabilities);
+  T* const grad = static_cast<T*>(call.grad);
+  alignas(64) T logits[kShortRow * kGroup] = {}, targets[probabilities ? kShortRow * kGroup : 1] = {};
+  alignas(64) T max[kGroup], sum[kGroup], mass[kGroup], rest[kGroup], height[kGroup], scale[kGroup], kept[kGroup];
+  const auto place = [&](std::size_t r) { return r / call.inner * C * call.inner + r % call.inner; };
+  const auto mass_of = [&](std::size_t c, std::size_t lane) __attribute__((always_inline)) {
+    return rule.mass(probabilities ? load<T>(targets + c * kGroup + lane) : V(T(0)), weighted ? V(weight[c]) : V(T(1)));
+  };
+
+  for (std::size_t block = begin; block < end; ++block) {
+    const std::size_t first = block * rows, n = std::min(call.N, first + rows) - first;
+    RowBlock found(n);
+    for (std::size_t from = 0; from < n; from += kGroup) {
+      const std::size_t group = std::min(kGroup, n - from);
+      for (std::size_t i = 0; i < group; ++i) {
+        const std::size_t at = place(first + from + i);
+        for (std::size_t c = 0; c < C; ++c) {
+          logits[c * kGroup + i] = x[at + c * call.inner];
+          if constexpr (probabilities) targets[c * kGroup + i] = given[at + c * call.inner];
+        }
+      }
+      std::fill_n(height, kGroup, T(0)), std::fill_n(scale, kGroup, T(0)), std::fill_n(kept, kGroup, T(0));
+      T x_y[kGroup];
+      for (std::size_t i = 0; i < group; ++i)
+        x_y[i] = logits[RowTarget<T, probabilities>(call, first + from + i).y * kGroup + i];
+      for (std::size_t lane = 0; lane < kGroup; lane += V::size) {
+        V m(std::numeric_limits<T>::lowest()), s(T(0)), q(T(0)), r(T(0));
+        for (std::size_t c = 0; c < C; ++c) m = larger(load<T>(logits + c * kGroup + lane), m);
+        for (std::size_t c = 0; c < C; ++c) {
+          const V distance = load<T>(logits + c * kGroup + lane) - m, e = exp(distance);
+          s = s + e;
+          if constexpr (dense) {
+            const V own = mass_of(c, lane);
+            q = q + own;
+            r = r - CrossEntropy<T>::share(own, distance);
+          }
+          store(logits + c * kGroup + lane, e);
+        }
+        store(max + lane, m), store(sum + lane, s), store(mass + lane, q), store(rest + lane, r);
+      }
+      std::size_t y[kGroup];
+      T at_y[kGroup];
+      for (std::size_t i = 0; i < group; ++i) {
+        const RowTarget<T, probabilities> target(call, first + from + i);
+        y[i] = target.y;
+        at_y[i] = T(0);
+        if (target.u == 0) continue;
+        const RowStatistics statistics{double(max[i]), double(sum[i]), double(mass[i]), double(rest[i])};
+        const double g = call.scale * target.u;
+        height[i] = T(g * found.put(from + i, statistics, target.u, target.mass, double(x_y[i]), call.z_loss));
+        scale[i] = T(g);
+        kept[i] = T(1);
+        at_y[i] = T(g * target.mass);
+      }
+      if (!grad) continue;
+      for (std::size_t lane = 0; lane < kGroup; lane += V::size) {
+        const V h = load<T>(height + lane), g = load<T>(scale + lane), zero(T(0));
+        const auto counts = load<T>(kept + lane) != zero;
+        for (std::size_t c = 0; c < C; ++c) {
+          const V e = load<T>(logits + c * kGroup + lane);
+          V slope;
+          if constexpr (dense)
+            slope = CrossEntropy<T>::slope(e, h, mass_of(c, lane), g);
+          else
+            slope = CrossEntropy<T>::slope(e, h);
+          store(logits + c * kGroup + lane, select(counts, slope, zero));
+        }
+      }
+      for (std::size_t i = 0; i < group; ++i) {
+        if (at_y[i] != 0) logits[y[i] * kGroup + i] -= at_y[i];
+        T* const to = grad + place(first + from + i);
+        for (std::size_t c = 0; c < C; ++c) to[c * call.inner] = logits[c * kGroup + i];
+      }
+    }
+    found.template finish<T>(call, block, first, n);
+  }
+}
+
+template <class T, bool dense, bool probabilities, bool weighted>
+void softmax_rows(const RowsCall& call, std::size_t begin, std::size_t end) {
+  if (call.C <= kShortRow)
+    short_rows<T, dense, probabilities, weighted>(call, begin, end);
+  else
+    long_rows<T, dense, probabilities, weighted>(call, begin, end);
 }
 
 template <class T>

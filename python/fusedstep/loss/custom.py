@@ -1,6 +1,8 @@
 """The user's own losses: a Python function, traced once, differentiated, and run in one pass."""
 
 import inspect
+import math
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -34,6 +36,7 @@ class Plan(NamedTuple):
     program: Program
     value_level: int
     gradients: list[tuple[str, int]]  # of the outputs between value and gradient
+    uniform_steps: list[tuple[int, Callable[..., Any] | None, tuple[int, ...], Any]]
 
 
 class Custom:
@@ -113,7 +116,7 @@ class Custom:
         uniform = frozenset(name for name, value in given.items() if isinstance(value, float))
         plan = self._plan(uniform, wanted, grad)
         shape = x.shape[:-1] if plan.value_level == ROW else x.shape
-        n = int(np.prod(shape))
+        n = math.prod(shape)
         seed = 1 / n if chosen == MEAN and n else 1.0
         numbers = {name: value for name, value in given.items() if isinstance(value, float)}
         numbers |= {"seed": seed, "count": float(x.shape[-1]) if x.ndim else 1.0}
@@ -132,7 +135,7 @@ class Custom:
             x,
             [arrays[name] for name in program.inputs],
             program.inputs,
-            uniform_values(program.uniforms, numbers),
+            uniform_values(plan, numbers),
             outputs,
             to,
         )
@@ -183,7 +186,8 @@ class Custom:
                             outputs.append(Output(found[name, level], level))
                 outputs.append(Output(found.get((pred, ELEMENT), graph.constant(0)), ELEMENT))
             inputs = [name for name in self.names if name not in uniform]
-            self._plans[key] = Plan(compiled(graph, outputs, inputs, self._by_row), root.level, gradients)
+            program = compiled(graph, outputs, inputs, self._by_row)
+            self._plans[key] = Plan(program, root.level, gradients, uniform_steps(program.uniforms))
         return self._plans[key]
 
     def _leveled(self, uniform: frozenset[str]) -> tuple[Graph, Node]:
@@ -348,45 +352,55 @@ def _summed(array: Array, shape: tuple[int, ...]) -> Array:
     return result
 
 
-def uniform_values(nodes: list[Node], numbers: dict[str, float]) -> list[float]:
-    """Return the values of uniform nodes, in double."""
-    values: dict[int, Any] = {}
-    with np.errstate(all="ignore"):
-        for node in ordered(*nodes):
-            if node.value is not None:
-                values[node.index] = np.float64(node.value)
-            elif not node.args:
-                values[node.index] = np.float64(numbers[node.name])
-            else:
-                values[node.index] = np.float64(
-                    UNIFORM_OPERATIONS[node.name](*(values[arg.index] for arg in node.args))
-                )
-    return [float(values[node.index]) for node in nodes]
+def uniform_steps(nodes: list[Node]) -> list[tuple[int, Callable[..., Any] | None, tuple[int, ...], Any]]:
+    """Return how to compute uniform nodes: index, operation, arguments' indices, and a leaf's value or name."""
+    steps: list[tuple[int, Callable[..., Any] | None, tuple[int, ...], Any]] = []
+    for node in ordered(*nodes):
+        arguments_ = tuple(arg.index for arg in node.args)
+        operation = UNIFORM_OPERATIONS[node.name] if arguments_ else None
+        steps.append((node.index, operation, arguments_, node.name if node.value is None else node.value))
+    return steps
+
+
+def uniform_values(plan: "Plan", numbers: dict[str, float]) -> list[float]:
+    """Return the values of a program's uniform nodes, in double."""
+    values: dict[int, float] = {}
+    for index, operation, arguments_, leaf in plan.uniform_steps:
+        if operation is not None:
+            values[index] = float(operation(*[values[i] for i in arguments_]))
+        else:
+            values[index] = numbers[leaf] if isinstance(leaf, str) else leaf
+    return [values[node.index] for node in plan.program.uniforms]
 
 
 def _of_core(name: str) -> Callable[[Any], Any]:
     return lambda x: _core.math(name, np.array([x]))[0]
 
 
+def _divided(a: float, b: float) -> Any:
+    with np.errstate(all="ignore"):
+        return a / b if b else np.float64(a) / np.float64(b)
+
+
 UNIFORM_OPERATIONS: dict[str, Callable[..., Any]] = {
     **{name: _of_core(name) for name in ("exp", "log", "log1p", "tanh", "sigmoid", "softplus")},
-    "negative": np.negative,
-    "absolute": np.abs,
+    "negative": operator.neg,
+    "absolute": abs,
     "sign": np.sign,
-    "sqrt": np.sqrt,
+    "sqrt": lambda a: math.sqrt(a) if a >= 0 else math.nan,
     "not": lambda a: a == 0,
-    "add": np.add,
-    "subtract": np.subtract,
-    "multiply": np.multiply,
-    "divide": np.divide,
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "divide": _divided,
     "minimum": np.minimum,
     "maximum": np.maximum,
-    "less": np.less,
-    "less_equal": np.less_equal,
-    "equal": np.equal,
-    "not_equal": np.not_equal,
-    "and": np.logical_and,
-    "or": np.logical_or,
+    "less": operator.lt,
+    "less_equal": operator.le,
+    "equal": operator.eq,
+    "not_equal": operator.ne,
+    "and": lambda a, b: a != 0 and b != 0,
+    "or": lambda a, b: a != 0 or b != 0,
     "where": lambda c, a, b: a if c != 0 else b,
     "power": lambda a, b: _of_core("exp")(b * _of_core("log")(a)),
 }
