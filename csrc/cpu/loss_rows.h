@@ -74,6 +74,16 @@ FN V larger(V a, V m) {
   return select(a > m, a, m);
 }
 
+// Adds e to `sum`, but where it is 1, at the maximum, to `ones`: beside a 1 what is small would be rounded away, and
+// with it a small loss.
+template <class V>
+FN void split_sum(V distance, V e, V& sum, V& ones) {
+  const V zero(typename V::Scalar(0));
+  const auto highest = distance == zero;
+  sum = sum + select(highest, zero, e);
+  ones = ones + select(highest, e, zero);
+}
+
 // What one pass over a row leaves, in double.
 struct RowStatistics {
   double max, sum;    // m and s
@@ -153,8 +163,9 @@ struct Softmax {
   void part(std::size_t p, const T* x, const T* t, const T* w, T* e) const {
     const std::size_t begin = p * kRowPart, end = std::min(C, begin + kRowPart);
     const V low(-std::numeric_limits<T>::infinity()), zero(T(0));
-    V top[k], sums[k], masses[k], rests[k];
-    for (int i = 0; i < k; ++i) top[i] = V(std::numeric_limits<T>::lowest()), sums[i] = masses[i] = rests[i] = zero;
+    V top[k], sums[k], highs[k], masses[k], rests[k];
+    for (int i = 0; i < k; ++i)
+      top[i] = V(std::numeric_limits<T>::lowest()), sums[i] = highs[i] = masses[i] = rests[i] = zero;
     for_vectors(begin, end, [&](auto i, std::size_t at, auto whole) __attribute__((always_inline)) {
       const V v = take(x, at, end, whole, low);
       top[i] = larger(v, top[i]);
@@ -163,7 +174,7 @@ struct Softmax {
     const V m(highest);
     for_vectors(begin, end, [&](auto i, std::size_t at, auto whole) __attribute__((always_inline)) {
       const V distance = take(x, at, end, whole, low) - m, v = exp(distance);
-      sums[i] = sums[i] + v;
+      split_sum(distance, v, sums[i], highs[i]);
       if constexpr (dense) {
         const V q = mass_of(t, w, at, end, whole);
         masses[i] = masses[i] + q;
@@ -173,7 +184,7 @@ struct Softmax {
     });
     max[p] = double(highest);
     constexpr auto plus = [](T a, T b) { return a + b; };
-    sum[p] = double(folded(sums, plus));
+    sum[p] = double(folded(highs, plus)) + double(folded(sums, plus));
     if constexpr (dense) mass[p] = double(folded(masses, plus)), rest[p] = double(folded(rests, plus));
   }
 
@@ -325,7 +336,8 @@ void short_rows(const RowsCall& call, std::size_t begin, std::size_t end) {
   const T* const given = static_cast<const T*>(call.probabilities);
   T* const grad = static_cast<T*>(call.grad);
   alignas(64) T logits[kShortRow * kGroup] = {}, targets[probabilities ? kShortRow * kGroup : 1] = {};
-  alignas(64) T max[kGroup], sum[kGroup], mass[kGroup], rest[kGroup], height[kGroup], scale[kGroup], kept[kGroup];
+  alignas(64) T max[kGroup], sum[kGroup], high[kGroup], mass[kGroup], rest[kGroup], height[kGroup], scale[kGroup],
+      kept[kGroup];
   const auto place = [&](std::size_t r) { return r / call.inner * C * call.inner + r % call.inner; };
   const auto mass_of = [&](std::size_t c, std::size_t lane) __attribute__((always_inline)) {
     return rule.mass(probabilities ? load<T>(targets + c * kGroup + lane) : V(T(0)), weighted ? V(weight[c]) : V(T(1)));
@@ -348,11 +360,11 @@ void short_rows(const RowsCall& call, std::size_t begin, std::size_t end) {
       for (std::size_t i = 0; i < group; ++i)
         x_y[i] = logits[RowTarget<T, probabilities>(call, first + from + i).y * kGroup + i];
       for (std::size_t lane = 0; lane < kGroup; lane += V::size) {
-        V m(std::numeric_limits<T>::lowest()), s(T(0)), q(T(0)), r(T(0));
+        V m(std::numeric_limits<T>::lowest()), s(T(0)), ones(T(0)), q(T(0)), r(T(0));
         for (std::size_t c = 0; c < C; ++c) m = larger(load<T>(logits + c * kGroup + lane), m);
         for (std::size_t c = 0; c < C; ++c) {
           const V distance = load<T>(logits + c * kGroup + lane) - m, e = exp(distance);
-          s = s + e;
+          split_sum(distance, e, s, ones);
           if constexpr (dense) {
             const V own = mass_of(c, lane);
             q = q + own;
@@ -360,7 +372,8 @@ void short_rows(const RowsCall& call, std::size_t begin, std::size_t end) {
           }
           store(logits + c * kGroup + lane, e);
         }
-        store(max + lane, m), store(sum + lane, s), store(mass + lane, q), store(rest + lane, r);
+        store(max + lane, m), store(sum + lane, s), store(high + lane, ones), store(mass + lane, q),
+            store(rest + lane, r);
       }
       std::size_t y[kGroup];
       T at_y[kGroup];
@@ -369,7 +382,8 @@ void short_rows(const RowsCall& call, std::size_t begin, std::size_t end) {
         y[i] = target.y;
         at_y[i] = T(0);
         if (target.u == 0) continue;
-        const RowStatistics statistics{double(max[i]), double(sum[i]), double(mass[i]), double(rest[i])};
+        const RowStatistics statistics{double(max[i]), double(high[i]) + double(sum[i]), double(mass[i]),
+                                       double(rest[i])};
         const double g = call.scale * target.u;
         height[i] = T(g * found.put(from + i, statistics, target.u, target.mass, double(x_y[i]), call.z_loss));
         scale[i] = T(g);

@@ -73,6 +73,7 @@ def elementwise(
     x = real(input, "input")
     values = _core.empty(x.shape, x.dtype) if reduction == NONE else None
     to = gradient(x, out, grad)
-    given = [1.0 if w is None else w for w in (weight, pos_weight)]
-    value = _core.loss_elements(name, hyper, x, target, *given, reduction, to, values)
+    others = (float(a) if isinstance(a, np.generic) else a for a in (target, weight, pos_weight))
+    t, w, p = (1.0 if a is None else a for a in others)
+    value = _core.loss_elements(name, hyper, x, t, w, p, reduction, to, values)
     return result(values if reduction == NONE else value, out, to)

@@ -81,7 +81,7 @@ def derivatives(graph: Graph, root: Node, seed: Node, wanted: dict[str, Node]) -
     needed: set[int] = set()
     nodes = list(ordered(root))
     for node in nodes:
-        if node.name in wanted or any(arg.index in needed for arg in node.args):
+        if node.title in wanted or any(arg.index in needed for arg in node.args):
             needed.add(node.index)
     for node in reversed(nodes):
         for level in (ELEMENT, ROW):

@@ -32,7 +32,7 @@ def text_of(name: str, names: list[str], program: Program, value_level: int) -> 
     def title(node: Node) -> str:
         if node.value is not None:
             return f"{node.value:g}"
-        return titles.get(node.index, node.name)
+        return titles.get(node.index, node.title)
 
     def line(operation: str, args: tuple[Node, ...]) -> str:
         shown = [title(arg) for arg in args]

@@ -24,13 +24,14 @@ BOOLEAN = {"less", "less_equal", "equal", "not_equal", "and", "or", "not"}
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Node:
-    """A value. `name` is an operation's, or that of a leaf: "constant", or an argument of the function."""
+    """A value. `name` is an operation's, or "leaf": an argument of the function, or a constant."""
 
     index: int
     name: str
     args: tuple["Node", ...]
     level: int
     value: float | None = None  # of a constant
+    title: str = ""  # of an argument
 
     def is_number(self, *values: float) -> bool:
         return self.value is not None and self.value in values
@@ -50,11 +51,15 @@ class Graph:
             self._nodes[key] = Node(len(self._nodes), name, args, level, value)
         return self._nodes[key]
 
-    def leaf(self, name: str) -> Node:
-        return self._node(name, (), self.levels[name])
+    def leaf(self, title: str) -> Node:
+        """Return the node of an argument."""
+        key = ("leaf", title)
+        if key not in self._nodes:
+            self._nodes[key] = Node(len(self._nodes), "leaf", (), self.levels[title], None, title)
+        return self._nodes[key]
 
     def constant(self, value: float) -> Node:
-        return self._node("constant", (), UNIFORM, float(value))
+        return self._node("leaf", (), UNIFORM, float(value))
 
     def make(self, name: str, *args: Node) -> Node:
         """Return the node of an operation, or a simpler one of the same value."""
@@ -223,11 +228,10 @@ def rebuilt(graph: Graph, root: Node) -> Node:
     """Return `root` in another graph, whose leaves have other levels."""
     new: dict[int, Node] = {}
     for node in ordered(root):
-        if node.name == "constant":
-            assert node.value is not None
+        if node.value is not None:
             new[node.index] = graph.constant(node.value)
         elif node.args:
             new[node.index] = graph.make(node.name, *(new[arg.index] for arg in node.args))
         else:
-            new[node.index] = graph.leaf(node.name)
+            new[node.index] = graph.leaf(node.title)
     return new[root.index]

@@ -11,6 +11,8 @@ BRANCH = (
     "fusedstep.loss.math.where(condition, a, b), & | ~ between conditions, math.minimum, math.maximum or math.clip"
 )
 
+ARRAY = "an array meets a traced value: make the array a named parameter of the function"
+
 
 class Traced:
     """A value of a traced function. Operators and `fusedstep.loss.math` make others of it; nothing else does."""
@@ -102,7 +104,7 @@ class Traced:
 
     def __array_ufunc__(self, ufunc: Any, method: str, *args: Any, **options: Any) -> NoReturn:
         if any(isinstance(arg, np.ndarray) for arg in args):
-            raise TypeError("an array meets a traced value: make the array a named parameter of the function")
+            raise TypeError(ARRAY)
         raise TypeError(
             f"numpy.{ufunc.__name__} of a traced value: write fusedstep.loss.math.{ufunc.__name__}, or what there is of "
             "it in fusedstep.loss.math"
@@ -146,6 +148,8 @@ def node_of(graph: Graph, value: Any) -> Node:
         return value.node
     if isinstance(value, int | float | np.floating | np.integer | np.bool_):
         return graph.constant(float(value))
+    if isinstance(value, np.ndarray):
+        raise TypeError(ARRAY)
     kind = type(value).__name__
     hint = ": make it a named parameter of the function" if hasattr(value, "__len__") else ""
     raise TypeError(f"expected a traced value or a number, got {kind}{hint}")

@@ -17,7 +17,7 @@ from fusedstep.loss._explain import text_of
 from fusedstep.loss._graph import ELEMENT, ROW, UNIFORM, Graph, Node, ordered, rebuilt
 from fusedstep.loss._trace import Traced, arguments, node_of
 
-RESERVED = {"reduction", "wrt", "out", "grad", "seed", "count", "constant"}
+RESERVED = {"reduction", "wrt", "out", "grad", "seed", "count"}
 
 
 class Check(NamedTuple):
@@ -52,12 +52,12 @@ class Custom:
         self.__doc__ = f.__doc__
         self.name = getattr(f, "__name__", "f")
         self.names, self.defaults = _signature(f)
-        self._graph = Graph(dict.fromkeys(self.names, ELEMENT))
+        self._graph = Graph(dict.fromkeys(self.names, ELEMENT) | {"count": UNIFORM})
         value = f(*arguments(self._graph, self.names))
         if not isinstance(value, Traced):
             raise TypeError(f"{self.name}: expected a traced value as the result, got {type(value).__name__}")
         self._root = node_of(self._graph, value)
-        if all(node.name != self.names[0] for node in ordered(self._root)):
+        if all(node.title != self.names[0] for node in ordered(self._root)):
             raise ValueError(f"{self.name}: expected a result that depends on {self.names[0]}")
         self._by_row = any(node.name == "sum" for node in ordered(self._root))
         self._plans: dict[tuple[Any, ...], Plan] = {}
@@ -358,7 +358,7 @@ def uniform_steps(nodes: list[Node]) -> list[tuple[int, Callable[..., Any] | Non
     for node in ordered(*nodes):
         arguments_ = tuple(arg.index for arg in node.args)
         operation = UNIFORM_OPERATIONS[node.name] if arguments_ else None
-        steps.append((node.index, operation, arguments_, node.name if node.value is None else node.value))
+        steps.append((node.index, operation, arguments_, node.title if node.value is None else node.value))
     return steps
 
 

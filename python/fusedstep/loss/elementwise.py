@@ -134,7 +134,8 @@ def smooth_l1(
     beta : float
         Where the pieces meet; 0 for the absolute error.
     weight : array_like, optional
-        Factor of each element's loss, broadcast to `input`. A mean divides by their sum.
+        Factor of each element's loss, broadcast to `input`. A mean divides by the number of elements, whatever the
+        weights.
     reduction : {"mean", "sum", "none"}
         Of the value. The gradient is that of the mean or of the sum; with "none", of the sum.
     out : array_like, optional
@@ -168,7 +169,7 @@ def smooth_l1(
     (0.7083, array([ 0.1667, -0.3333,  0.3333]))
     """
     hyper = (number(beta, "beta", 0.0, INFINITY),)
-    return elementwise("smooth_l1", hyper, input, target, weight, _weighted(reduction, weight), out, grad)
+    return elementwise("smooth_l1", hyper, input, target, weight, reduction_of(reduction), out, grad)
 
 
 def huber(
@@ -192,7 +193,8 @@ def huber(
     delta : float
         Where the pieces meet.
     weight : array_like, optional
-        Factor of each element's loss, broadcast to `input`. A mean divides by their sum.
+        Factor of each element's loss, broadcast to `input`. A mean divides by the number of elements, whatever the
+        weights.
     reduction : {"mean", "sum", "none"}
         Of the value. The gradient is that of the mean or of the sum; with "none", of the sum.
     out : array_like, optional
@@ -226,7 +228,7 @@ def huber(
     (0.7083, array([ 0.1667, -0.3333,  0.3333]))
     """
     hyper = (number(delta, "delta", 0.0, INFINITY, above=True),)
-    return elementwise("huber", hyper, input, target, weight, _weighted(reduction, weight), out, grad)
+    return elementwise("huber", hyper, input, target, weight, reduction_of(reduction), out, grad)
 
 
 def binary_cross_entropy_with_logits(
@@ -250,7 +252,8 @@ def binary_cross_entropy_with_logits(
     pos_weight : array_like, optional
         Factor of the positive term, broadcast to `input`.
     weight : array_like, optional
-        Factor of each element's loss, broadcast to `input`.
+        Factor of each element's loss, broadcast to `input`. A mean divides by the number of elements, whatever the
+        weights.
     reduction : {"mean", "sum", "none"}
         Of the value. The gradient is that of the mean or of the sum; with "none", of the sum.
     out : array_like, optional
@@ -272,8 +275,7 @@ def binary_cross_entropy_with_logits(
 
     Notes
     -----
-    (1 − t)·softplus(x) + pos_weight·t·softplus(−x): finite for every finite logit. As in torch, a mean divides by the
-    number of elements, whatever the weights.
+    (1 − t)·softplus(x) + pos_weight·t·softplus(−x): finite for every finite logit.
 
     Examples
     --------
@@ -313,7 +315,8 @@ def focal(
     gamma : float
         How much less what is classified well counts.
     weight : array_like, optional
-        Factor of each element's loss, broadcast to `input`.
+        Factor of each element's loss, broadcast to `input`. A mean divides by the number of elements, whatever the
+        weights.
     reduction : {"mean", "sum", "none"}
         Of the value. The gradient is that of the mean or of the sum; with "none", of the sum.
     out : array_like, optional
@@ -335,7 +338,7 @@ def focal(
 
     Notes
     -----
-    torchvision's default reduction is "none", and its α = −1 is None here. A mean divides by the number of elements.
+    torchvision's default reduction is "none", and its α = −1 is None here.
 
     References
     ----------
@@ -376,9 +379,11 @@ def kl_div(
     log_target : bool
         Whether `target` holds logarithms of probabilities.
     weight : array_like, optional
-        Factor of each element's loss, broadcast to `input`.
+        Factor of each element's loss, broadcast to `input`. A mean divides by the number of elements, whatever the
+        weights.
     reduction : {"mean", "sum", "batchmean", "none"}
-        Of the value; "batchmean" divides the sum by the length of the first dimension. The gradient is that of the mean or of the sum; with "none", of the sum.
+        Of the value; "batchmean" divides the sum by the length of the first dimension. The gradient is that of the
+        value; with "none", of the sum.
     out : array_like, optional
         Where the gradient is written; may be `input` itself. A new array otherwise.
     grad : bool
@@ -433,7 +438,8 @@ def hinge(
     squared : bool
         Square it.
     weight : array_like, optional
-        Factor of each element's loss, broadcast to `input`. A mean divides by their sum.
+        Factor of each element's loss, broadcast to `input`. A mean divides by the number of elements, whatever the
+        weights.
     reduction : {"mean", "sum", "none"}
         Of the value. The gradient is that of the mean or of the sum; with "none", of the sum.
     out : array_like, optional
@@ -471,4 +477,4 @@ def hinge(
     (0.1667, array([-0.3333,  0.    ,  0.    ]))
     """
     hyper = (number(margin, "margin", 0.0, INFINITY), float(bool(squared)))
-    return elementwise("hinge", hyper, input, target, weight, _weighted(reduction, weight), out, grad)
+    return elementwise("hinge", hyper, input, target, weight, reduction_of(reduction), out, grad)

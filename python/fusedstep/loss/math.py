@@ -69,5 +69,8 @@ def clip(x: Any, low: Any, high: Any) -> Traced:
 
 
 def sum(x: Any) -> Traced:  # noqa: A001
-    """Sum over the last axis, for each row; elements see their own row's."""
+    """Sum over the last axis, for each row; elements see their own row's.
+
+    What is one number, or one for each row, is summed as often as the row has elements.
+    """
     return traced("sum", x)
