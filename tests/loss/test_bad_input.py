@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from fusedstep import loss
 from fusedstep.loss import custom
+from optim.refusal import float32, misaligned, read_only, refused
 
 from loss.methods import METHODS
-from optim.refusal import float32, misaligned, read_only, refused
 
 ELEMENTWISE = {m.name: m for m in METHODS}
 SQUARE = custom(lambda pred, target, scale=1.0: scale * (pred - target) ** 2)

@@ -1,3 +1,4 @@
+# ruff: noqa: ARG005, FURB136, PLW0108, RUF005, RUF021 - functions as users write them
 """Custom losses: values against NumPy, gradients against finite differences, and what cannot be traced."""
 
 import math as python_math
@@ -193,8 +194,8 @@ def test_gradients_of_numbers_that_rows_and_elements_take():
     p, t = draw()
     given_ = {"a": 0.7, "b": -0.4}
     _, _, found = f(p, t, **given_, wrt=("a", "b"))
-    for name in given_:
-        moved = [f(p, t, **(given_ | {name: given_[name] + h}), grad=False) for h in (1e-6, -1e-6)]
+    for name, value in given_.items():
+        moved = [f(p, t, **(given_ | {name: value + h}), grad=False) for h in (1e-6, -1e-6)]
         assert found[name] == pytest.approx((moved[0] - moved[1]) / 2e-6, rel=1e-6)
 
 

@@ -11,6 +11,7 @@ from fusedstep._array import Array, view
 # The core's numbers of the reductions. A weighted mean divides by the sum of the weights, "batchmean" by the first
 # dimension.
 NONE, SUM, MEAN, WEIGHTED_MEAN, BATCH_MEAN = range(5)
+INFINITY = float("inf")
 REDUCTIONS = {"none": NONE, "sum": SUM, "mean": MEAN}
 
 

@@ -1,4 +1,4 @@
-"""From an expression graph to a program of the core's machine: fused instructions, and registers that are used again."""
+"""From an expression graph to a program of the core's machine: fused instructions, registers that are used again."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +12,12 @@ FLOPS = {
     **dict.fromkeys(("copy", "expand", "sign", "not", "negative", "absolute", "where"), 0),
     **dict.fromkeys(("less", "less_equal", "equal", "not_equal", "and", "or"), 1),
     **dict.fromkeys(("multiply_add", "multiply_subtract", "subtract_multiply"), 2),
-    **{"exp": 22, "log": 24, "log1p": 29, "tanh": 21, "sigmoid": 21, "softplus": 53},
+    "exp": 22,
+    "log": 24,
+    "log1p": 29,
+    "tanh": 21,
+    "sigmoid": 21,
+    "softplus": 53,
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from fusedstep.loss._graph import ELEMENT, ROW, UNIFORM, Graph, Node, ordered
 
 
-def pulled(graph: Graph, node: Node, adjoint: Node) -> Iterator[tuple[Node, Node]]:  # noqa: C901
+def pulled(graph: Graph, node: Node, adjoint: Node) -> Iterator[tuple[Node, Node]]:
     """Yield each argument of a node with what it adds to the argument's adjoint.
 
     Where minimum or maximum has equal arguments, the first one gets all. |a| has derivative 0 at 0.

@@ -74,10 +74,10 @@ class Traced:
     def __ge__(self, other: Any) -> "Traced":
         return traced("less_equal", other, self)
 
-    def __eq__(self, other: Any) -> "Traced":  # type: ignore[override]
+    def __eq__(self, other: object) -> "Traced":  # type: ignore[override]
         return traced("equal", self, other)
 
-    def __ne__(self, other: Any) -> "Traced":  # type: ignore[override]
+    def __ne__(self, other: object) -> "Traced":  # type: ignore[override]
         return traced("not_equal", self, other)
 
     __hash__ = None  # type: ignore[assignment]
@@ -106,8 +106,8 @@ class Traced:
         if any(isinstance(arg, np.ndarray) for arg in args):
             raise TypeError(ARRAY)
         raise TypeError(
-            f"numpy.{ufunc.__name__} of a traced value: write fusedstep.loss.math.{ufunc.__name__}, or what there is of "
-            "it in fusedstep.loss.math"
+            f"numpy.{ufunc.__name__} of a traced value: write fusedstep.loss.math.{ufunc.__name__}, or what "
+            "fusedstep.loss.math has of it"
         )
 
     def __array_function__(self, function: Any, *_: Any) -> NoReturn:
@@ -118,12 +118,12 @@ class Traced:
             "a number is asked of a traced value (math.exp, float, int, round): write fusedstep.loss.math.exp and so on"
         )
 
-    __float__ = __int__ = __index__ = __complex__ = __round__ = _number  # type: ignore[assignment]
+    __float__ = __int__ = __index__ = __complex__ = __round__ = _number
     __array__ = _number
 
     def _items(self, *_: Any) -> NoReturn:
         raise TypeError(
-            "items of a traced value: a loss sees one element at a time; write fusedstep.loss.math.sum for the last axis"
+            "items of a traced value: a loss sees one element; write fusedstep.loss.math.sum for the last axis"
         )
 
     __getitem__ = __len__ = __iter__ = _items

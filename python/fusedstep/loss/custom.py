@@ -2,7 +2,6 @@
 
 import inspect
 import math
-import operator
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from fusedstep.loss._derivative import derivatives
 from fusedstep.loss._explain import text_of
 from fusedstep.loss._graph import ELEMENT, ROW, UNIFORM, Graph, Node, ordered, rebuilt
 from fusedstep.loss._trace import Traced, arguments, node_of
+from fusedstep.loss._uniform import Step, uniform_steps, uniform_values
 
 RESERVED = {"reduction", "wrt", "out", "grad", "seed", "count"}
 
@@ -25,7 +25,7 @@ class Check(NamedTuple):
 
     error: float
     name: str
-    index: tuple[int, ...]
+    at: tuple[int, ...]
     gradient: float
     difference: float
 
@@ -36,7 +36,7 @@ class Plan(NamedTuple):
     program: Program
     value_level: int
     gradients: list[tuple[str, int]]  # of the outputs between value and gradient
-    uniform_steps: list[tuple[int, Callable[..., Any] | None, tuple[int, ...], Any]]
+    uniform_steps: list[Step]
 
 
 class Custom:
@@ -63,6 +63,7 @@ class Custom:
         self._plans: dict[tuple[Any, ...], Plan] = {}
 
     def __repr__(self) -> str:
+        """Name the function and its arguments."""
         return f"custom({self.name}({', '.join(self.names)}))"
 
     def __call__(
@@ -135,7 +136,7 @@ class Custom:
             x,
             [arrays[name] for name in program.inputs],
             program.inputs,
-            uniform_values(plan, numbers),
+            uniform_values(program.uniforms, plan.uniform_steps, numbers),
             outputs,
             to,
         )
@@ -266,7 +267,7 @@ class Custom:
         kinds: dict[str, Any] = dict.fromkeys(self.names[2:], 0.0) | parameters
         uniform = frozenset(name for name, value in kinds.items() if isinstance(value, int | float | np.number))
         plan = self._plan(uniform, (), True)
-        print(text_of(self.name, self.names, plan.program, plan.value_level), end="")  # noqa: T201
+        print(text_of(self.name, self.names, plan.program, plan.value_level), end="")
 
 
 def custom(f: Callable[..., Any]) -> Custom:
@@ -314,7 +315,8 @@ def custom(f: Callable[..., Any]) -> Custom:
 
 
 def _signature(f: Callable[..., Any]) -> tuple[list[str], dict[str, Any]]:
-    names, defaults = [], {}
+    names: list[str] = []
+    defaults: dict[str, Any] = {}
     for name, parameter in inspect.signature(f).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise TypeError(f"f: expected named parameters, got {parameter}")
@@ -350,57 +352,3 @@ def _summed(array: Array, shape: tuple[int, ...]) -> Array:
         return array
     result: Array = np.add.reduce(array, axes, np.float64, keepdims=True).reshape(shape).astype(array.dtype)
     return result
-
-
-def uniform_steps(nodes: list[Node]) -> list[tuple[int, Callable[..., Any] | None, tuple[int, ...], Any]]:
-    """Return how to compute uniform nodes: index, operation, arguments' indices, and a leaf's value or name."""
-    steps: list[tuple[int, Callable[..., Any] | None, tuple[int, ...], Any]] = []
-    for node in ordered(*nodes):
-        arguments_ = tuple(arg.index for arg in node.args)
-        operation = UNIFORM_OPERATIONS[node.name] if arguments_ else None
-        steps.append((node.index, operation, arguments_, node.title if node.value is None else node.value))
-    return steps
-
-
-def uniform_values(plan: "Plan", numbers: dict[str, float]) -> list[float]:
-    """Return the values of a program's uniform nodes, in double."""
-    values: dict[int, float] = {}
-    for index, operation, arguments_, leaf in plan.uniform_steps:
-        if operation is not None:
-            values[index] = float(operation(*[values[i] for i in arguments_]))
-        else:
-            values[index] = numbers[leaf] if isinstance(leaf, str) else leaf
-    return [values[node.index] for node in plan.program.uniforms]
-
-
-def _of_core(name: str) -> Callable[[Any], Any]:
-    return lambda x: _core.math(name, np.array([x]))[0]
-
-
-def _divided(a: float, b: float) -> Any:
-    with np.errstate(all="ignore"):
-        return a / b if b else np.float64(a) / np.float64(b)
-
-
-UNIFORM_OPERATIONS: dict[str, Callable[..., Any]] = {
-    **{name: _of_core(name) for name in ("exp", "log", "log1p", "tanh", "sigmoid", "softplus")},
-    "negative": operator.neg,
-    "absolute": abs,
-    "sign": np.sign,
-    "sqrt": lambda a: math.sqrt(a) if a >= 0 else math.nan,
-    "not": lambda a: a == 0,
-    "add": operator.add,
-    "subtract": operator.sub,
-    "multiply": operator.mul,
-    "divide": _divided,
-    "minimum": np.minimum,
-    "maximum": np.maximum,
-    "less": operator.lt,
-    "less_equal": operator.le,
-    "equal": operator.eq,
-    "not_equal": operator.ne,
-    "and": lambda a, b: a != 0 and b != 0,
-    "or": lambda a, b: a != 0 or b != 0,
-    "where": lambda c, a, b: a if c != 0 else b,
-    "power": lambda a, b: _of_core("exp")(b * _of_core("log")(a)),
-}

@@ -49,22 +49,22 @@ def softplus(x: Any) -> Traced:
 
 
 def where(condition: Any, a: Any, b: Any) -> Traced:
-    """a where the condition holds, b elsewhere. What is not chosen has no part in the gradient, whatever its value."""
+    """Choose a where the condition holds, b elsewhere. What is not chosen has no part in the gradient."""
     return traced("where", condition, a, b)
 
 
 def minimum(a: Any, b: Any) -> Traced:
-    """The smaller one. Where both are equal the derivative goes to the first."""
+    """Take the smaller one. Where both are equal the derivative goes to the first."""
     return traced("minimum", a, b)
 
 
 def maximum(a: Any, b: Any) -> Traced:
-    """The larger one. Where both are equal the derivative goes to the first."""
+    """Take the larger one. Where both are equal the derivative goes to the first."""
     return traced("maximum", a, b)
 
 
 def clip(x: Any, low: Any, high: Any) -> Traced:
-    """x between two limits; at a limit the derivative is still 1."""
+    """Keep x between two limits; at a limit the derivative is still 1."""
     return minimum(maximum(x, low), high)
 
 
