@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from fusedstep import _core
 from fusedstep.loss._graph import ELEMENT, ROW, UNIFORM, Graph, Node, ordered
@@ -21,8 +21,7 @@ FLOPS = {
 }
 
 
-@dataclass(frozen=True)
-class Instruction:
+class Instruction(NamedTuple):
     """One step: `node` from `args`, as the machine does it."""
 
     name: str
@@ -80,16 +79,14 @@ def instructions(roots: Sequence[Node]) -> list[Instruction]:
     return [instruction for index, instruction in code.items() if index not in fused]
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(NamedTuple):
     """A root with the level of what is asked for."""
 
     node: Node
     level: int
 
 
-@dataclass(frozen=True)
-class Program:
+class Program(NamedTuple):
     """Compiled code. `uniforms` are what the caller computes for each call, in the order of their slots."""
 
     code: list[Instruction]

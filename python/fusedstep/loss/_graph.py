@@ -2,7 +2,6 @@
 
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 UNIFORM, ROW, ELEMENT = range(3)  # one number, one for each row, one for each element
 ARITY = {
@@ -22,16 +21,20 @@ COMMUTATIVE = {"add", "multiply", "equal", "not_equal", "and", "or"}
 BOOLEAN = {"less", "less_equal", "equal", "not_equal", "and", "or", "not"}
 
 
-@dataclass(frozen=True, eq=False, slots=True)
 class Node:
     """A value. `name` is an operation's, or "leaf": an argument of the function, or a constant."""
 
-    index: int
-    name: str
-    args: tuple["Node", ...]
-    level: int
-    value: float | None = None  # of a constant
-    title: str = ""  # of an argument
+    __slots__ = ("args", "index", "level", "name", "title", "value")
+
+    def __init__(
+        self, index: int, name: str, args: tuple["Node", ...], level: int, value: float | None = None, title: str = ""
+    ) -> None:
+        self.index = index
+        self.name = name
+        self.args = args
+        self.level = level
+        self.value = value  # of a constant
+        self.title = title  # of an argument
 
     def is_number(self, *values: float) -> bool:
         return self.value is not None and self.value in values

@@ -1,6 +1,5 @@
 """The user's own losses: a Python function, traced once, differentiated, and run in one pass."""
 
-import inspect
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -315,6 +314,8 @@ def custom(f: Callable[..., Any]) -> Custom:
 
 
 def _signature(f: Callable[..., Any]) -> tuple[list[str], dict[str, Any]]:
+    import inspect  # noqa: PLC0415 - takes a while, and is seldom needed
+
     names: list[str] = []
     defaults: dict[str, Any] = {}
     for name, parameter in inspect.signature(f).parameters.items():
