@@ -43,6 +43,7 @@ struct MathConstants<float> {
   static constexpr float ln2 = 0x1.62e430p-1f, ln2_rest = -0x1.05c610p-29f;
   // e^x is 0 below exp_min and inf above exp_max.
   static constexpr float exp_min = -104, exp_max = 89;
+  static constexpr float exp_normal = -0x1.5d589ep+6f;  // e^x is no less than the smallest normal number
   // a + magic leaves no fraction bits for |a| < 2^22.
   static constexpr float magic = 0x1.8p23f;
   // Minimax on [-ln2/2, ln2/2]: r + r²·g(r) is within 2^-33.0 of e^r − 1, relative to e^r.
@@ -61,6 +62,7 @@ struct MathConstants<double> {
   static constexpr double log2e = 0x1.71547652b82fep+0;
   static constexpr double ln2 = 0x1.62e42fefa39efp-1, ln2_rest = 0x1.abc9e3b39803fp-56;
   static constexpr double exp_min = -746, exp_max = 710;
+  static constexpr double exp_normal = -0x1.6232bdd7abcd2p+9;
   static constexpr double magic = 0x1.8p52;
   // Minimax on [-ln2/2, ln2/2]: within 2^-60.2, as above.
   static constexpr double g[] = {0x1p-1,
@@ -135,6 +137,16 @@ FN V exp(V x) {
   return fma(scale, e.q, scale) * pow2(e.n - m);
 }
 
+// e^x of x ≤ 0, where what would be subnormal may be 0: two thirds of the work.
+template <class V>
+FN V exp_of_negative(V x) {
+  using T = typename V::Scalar;
+  const V low(MathConstants<T>::exp_normal);
+  const ReducedExp<1, 2, V> e(at_least(x, MathConstants<T>::exp_normal));
+  const V scale = pow2(e.n);
+  return select(x < low, V(T(0)), fma(scale, e.q, scale));
+}
+
 // Numerator and denominator carry a factor 2^-64: 2ⁿ alone overflows where σ is subnormal.
 template <class V>
 FN V sigmoid(V x) {
@@ -153,16 +165,14 @@ FN V tanh(V x) {
   return copysign(fma(-scale, e.q, one - scale), x) / fma(scale, e.q, one + scale);
 }
 
-// log(x) + rest for a small rest, for positive x that are finite.
+// log(x) + rest for a small rest, for positive x that are normal and finite, their exponent less `raised`.
 template <class V>
-FN V finite_log(V x, V rest) {
+FN V normal_log(V x, V rest, V raised) {
   using T = typename V::Scalar;
   using Constants = MathConstants<T>;
-  const auto subnormal = x < V(std::numeric_limits<T>::min());
-  const V y = select(subnormal, x * V(T(1ull << Constants::raised)), x);
   V k;
-  const V f = split(y, k) - V(T(1));
-  k = k - select(subnormal, V(T(Constants::raised)), V(T(0)));
+  const V f = split(x, k) - V(T(1));
+  k = k - raised;
   const V s = f / (V(T(2)) + f), z = s * s, half_square = V(T(0.5)) * f * f;
   const V low = fma(s, half_square + z * polynomial(z, Constants::p), fma(k, V(Constants::ln2_low), rest));
   return fma(k, V(Constants::ln2_high), f - (half_square - low));
@@ -180,20 +190,33 @@ FN V with_log_limits(V x, V y) {
 
 template <class V>
 FN V log(V x) {
-  return with_log_limits(x, finite_log(x, V(typename V::Scalar(0))));
+  using T = typename V::Scalar;
+  using Constants = MathConstants<T>;
+  const V zero(T(0));
+  const auto subnormal = x < V(std::numeric_limits<T>::min());
+  const V normal = select(subnormal, x * V(T(1ull << Constants::raised)), x);
+  return with_log_limits(x, normal_log(normal, zero, select(subnormal, V(T(Constants::raised)), zero)));
 }
 
 template <class V>
 FN V log1p(V x) {
   using T = typename V::Scalar;
   const V one = T(1), u = one + x, c = select(x < one, x - (u - one), one - (u - x));
-  return select(u == one, x, with_log_limits(u, finite_log(u, c / u)));
+  return select(u == one, x, with_log_limits(u, normal_log(u, c / u, V(T(0)))));
+}
+
+// log(1 + x) of x in [0, 1]: what log1p gives, without its limits. NaN gives anything.
+template <class V>
+FN V log1p_of_unit(V x) {
+  using T = typename V::Scalar;
+  const V one = T(1), u = one + x, c = x - (u - one);
+  return select(u == one, x, normal_log(u, c / u, V(T(0))));
 }
 
 template <class V>
 FN V softplus(V x) {
   using T = typename V::Scalar;
-  return at_least(x, T(0)) + log1p(exp(-abs(x)));
+  return at_least(x, T(0)) + log1p_of_unit(exp(-abs(x)));
 }
 
 }  // namespace fusedstep::ISA

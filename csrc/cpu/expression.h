@@ -122,7 +122,8 @@ void evaluate(const ExpressionCall& call, std::size_t begin, std::size_t end) {
   const int first_output = first_register + call.n_registers, n_slots = first_output + call.n_outputs;
   // A register holds elements or rows. Inputs and outputs have room of their own for what is broadcast or ends a chunk
   // within a vector.
-  const std::size_t room_of_slot = std::max(room_of_chunk, room_of_rows);
+  // Slots are not a multiple of 4 KiB apart: a load would wait for the store before it that looks alike.
+  const std::size_t room_of_slot = std::max(room_of_chunk, room_of_rows) + kLine;
   const std::size_t bytes = std::size_t(n_slots) * (sizeof(T*) + room_of_slot * sizeof(T)) + 64;
   char* const memory = static_cast<char*>(scratch(bytes));
   T** const slot = reinterpret_cast<T**>(memory);

@@ -173,7 +173,7 @@ struct Softmax {
     const T highest = folded(top, [](T a, T b) { return a > b ? a : b; });
     const V m(highest);
     for_vectors(begin, end, [&](auto i, std::size_t at, auto whole) __attribute__((always_inline)) {
-      const V distance = take(x, at, end, whole, low) - m, v = exp(distance);
+      const V distance = take(x, at, end, whole, low) - m, v = exp_of_negative(distance);
       split_sum(distance, v, sums[i], highs[i]);
       if constexpr (dense) {
         const V q = mass_of(t, w, at, end, whole);
@@ -363,7 +363,7 @@ void short_rows(const RowsCall& call, std::size_t begin, std::size_t end) {
         V m(std::numeric_limits<T>::lowest()), s(T(0)), ones(T(0)), q(T(0)), r(T(0));
         for (std::size_t c = 0; c < C; ++c) m = larger(load<T>(logits + c * kGroup + lane), m);
         for (std::size_t c = 0; c < C; ++c) {
-          const V distance = load<T>(logits + c * kGroup + lane) - m, e = exp(distance);
+          const V distance = load<T>(logits + c * kGroup + lane) - m, e = exp_of_negative(distance);
           split_sum(distance, e, s, ones);
           if constexpr (dense) {
             const V own = mass_of(c, lane);
