@@ -33,7 +33,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     level = parser.add_mutually_exclusive_group()
     level.add_argument("--full", action="store_true", help="more cases, peers and rounds: several minutes")
     level.add_argument("--smoke", action="store_true", help="smallest sizes: does everything run, not how fast")
-    parser.add_argument("--only", choices=("optim", "rnn"), help="optimizers, or cells, sequences and streams")
+    parser.add_argument(
+        "--only", choices=("optim", "rnn", "loss"), help="optimizers; cells, sequences and streams; or losses"
+    )
     parser.add_argument("--growth", action="store_true", help="also time and memory against steps, batch and width")
     parser.add_argument("--threads", type=int, default=machine.processors(), help="for every contender (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, versions and all figures")

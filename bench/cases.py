@@ -212,4 +212,39 @@ class StreamCase(RnnCase):
         return replace(self, size=min(self.size, 19), targets={})
 
 
-AnyCase = OptimCase | CellCase | SequenceCase | StreamCase
+@dataclass(frozen=True)
+class LossCase(Case):
+    """Value and gradient of a mean, in one call. `method` is a loss of fusedstep's, or one of `losses.CUSTOM`."""
+
+    shape: Shape = ()
+
+    group = "loss"
+    table = "losses"
+    unit = "GB/s"
+    overhead = False
+
+    @property
+    def classes(self) -> bool:
+        """Whether the targets are classes of rows."""
+        return self.method == "cross_entropy"
+
+    @property
+    def work(self) -> int:
+        """Bytes of the input and the gradient, and of targets that are as large."""
+        return 4 * math.prod(self.shape) * (2 if self.classes else 3)
+
+    @property
+    def memory(self) -> int:
+        return 2 * self.work  # torch keeps what backward needs
+
+    @property
+    def name(self) -> str:
+        size = ", ".join(f"{n:,}" if len(self.shape) == 1 else str(n) for n in self.shape)
+        return f"{self.method}, {size}" if len(self.shape) == 1 else f"{self.method}, ({size})"
+
+    def small(self) -> "LossCase":
+        """Return the case for --smoke."""
+        return replace(self, shape=tuple(min(n, 300) for n in self.shape), targets={})
+
+
+AnyCase = OptimCase | CellCase | SequenceCase | StreamCase | LossCase

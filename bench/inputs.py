@@ -14,7 +14,8 @@ from fusedstep.optim import OPTIMIZERS
 from fusedstep.rnn import CELLS, GRU, LSTM, layer_norm_gru_reference, layer_norm_lstm_reference
 from numpy.typing import NDArray
 
-from bench.cases import OPTIONS, AnyCase, CellCase, OptimCase, RnnCase, SequenceCase, StreamCase
+from bench import losses
+from bench.cases import OPTIONS, AnyCase, CellCase, LossCase, OptimCase, RnnCase, SequenceCase, StreamCase
 
 Array = NDArray[Any]
 
@@ -183,6 +184,33 @@ def sequence_reference(case: SequenceCase) -> list[Array]:
     return result
 
 
+def loss(case: LossCase) -> tuple[Array, Array]:
+    """Return the input and the targets: classes, or as the input, float32."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(case.shape, np.float32)
+    if case.classes:
+        return x, rng.integers(0, case.shape[-1], case.shape[:-1])
+    return x, rng.standard_normal(case.shape, np.float32)
+
+
+def loss_error(case: LossCase, result: Iterable[Array]) -> float:
+    """Return the larger error of value and gradient, each relative to its largest; some rows at a time."""
+    value, gradient = result
+    x, target = loss(case)
+    assert gradient.shape == x.shape, (gradient.shape, x.shape)
+    total = worst = largest = 0.0
+    step = max(1, 1_000_000 * len(x) // x.size)
+    for at in range(0, len(x), step):
+        part = x[at : at + step].astype(np.float64)
+        there = target[at : at + step]
+        mean, slope = losses.NUMPY[case.method](part, there if case.classes else there.astype(np.float64))
+        share = len(part) / len(x)
+        total += float(mean) * share
+        worst = max(worst, float(np.max(np.abs(gradient[at : at + step] - slope * share))))
+        largest = max(largest, float(np.max(np.abs(slope * share))))
+    return max(worst / largest, abs(float(value) / total - 1))
+
+
 def error(
     case: AnyCase, result: Iterable[Array], *, zeroes: bool = False, expected: Iterable[Array] | None = None
 ) -> float:
@@ -192,6 +220,8 @@ def error(
     """
     if isinstance(case, OptimCase):
         return optim_error(case, result, zeroes=zeroes)
+    if isinstance(case, LossCase):
+        return loss_error(case, result)
     if expected is None:
         expected = sequence_reference(case) if isinstance(case, SequenceCase) else cell_reference(case)
     errors = []

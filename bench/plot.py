@@ -18,6 +18,7 @@ COLORS = {
     "pure": "#8c8c8c",
     "numpy": "#4c72b0",
     "torch": "#dd6b4d",
+    "compiled": "#a8442b",
     "thinc": "#8172b3",
     "onnxruntime": "#55a868",
     "optax": "#d4a72c",

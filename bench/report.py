@@ -17,6 +17,7 @@ TITLES = {
     "cells": "Cells: one step",
     "sequences": "Sequences: one call",
     "streams": "Streams: one step a call",
+    "losses": "Losses: value and gradient of a mean",
 }
 WIDE = 165  # columns from which each peer has a column of its own
 LARGE = 1 << 28  # bytes of arrays from which huge pages are reported
@@ -30,6 +31,8 @@ CAPTIONS = {
     "Plain fusedstep: without the option that ends the row's name. Taped: a forward call of training.",
     "streams": "kHz: a step begins so often, and the process sleeps between them. Threads and weights: fusedstep's; "
     "its peer has the run's and float32. ONNX Runtime: one node, inputs and outputs bound, two states in turns.",
+    "losses": "ceiling: the same arrays read and the gradient written, by the same threads. torch: forward and "
+    "backward. NumPy: the gradient is written by hand.",
 }
 
 

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from bench.cases import AnyCase, CellCase, OptimCase, SequenceCase, Shape, StreamCase
+from bench import losses
+from bench.cases import AnyCase, CellCase, LossCase, OptimCase, SequenceCase, Shape, StreamCase
 
 
 def gpt2() -> tuple[Shape, ...]:
@@ -105,11 +106,31 @@ STREAMS = (
 )
 
 
+LOSS_PEERS = ("numpy", "torch")
+COMPILED = ("compiled",)
+CUSTOM_TARGETS = {"numpy": 1 / 5, "torch": 1 / 8, "ceiling": 1 / 0.5}
+
+LOSSES = (
+    *(
+        LossCase("cross_entropy", LOSS_PEERS, shape=shape, targets=targets, every=True, full_peers=COMPILED)
+        for shape, targets in (
+            ((2048, 50257), {"torch": 1 / 5, "ceiling": 2.0}),
+            ((65536, 10), {"torch": 1 / 4}),
+            ((8192, 1000), {"torch": 1 / 4}),
+        )
+    ),
+    *(
+        LossCase(name, LOSS_PEERS, shape=MILLION[0], targets=CUSTOM_TARGETS, every=True, full_peers=COMPILED)
+        for name in losses.CUSTOM
+    ),
+)
+
+
 def select(only: str | None = None, *, full: bool = False, smoke: bool = False) -> list[AnyCase]:
     """Return the cases of a run, each once."""
     cases: list[AnyCase] = [
         replace(case, peers=case.peers + case.full_peers * full)
-        for case in (*OPTIM, *CELLS, *SEQUENCES, *STREAMS)
+        for case in (*OPTIM, *CELLS, *SEQUENCES, *STREAMS, *LOSSES)
         if only in (None, case.group) and (full or not case.full)
     ]
     if smoke:

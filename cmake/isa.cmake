@@ -15,7 +15,7 @@ function(fusedstep_add_isa name vector_bytes)
   endif()
   foreach(scalar float double)
     set(kernels kernels_${name}_${scalar})
-    add_library(${kernels} OBJECT csrc/cpu/kernels.cpp)
+    add_library(${kernels} OBJECT csrc/cpu/kernels.cpp csrc/cpu/loss_kernels.cpp)
     target_link_libraries(${kernels} PRIVATE fusedstep_options)
     target_compile_definitions(${kernels} PRIVATE ISA=${name} SCALAR=${scalar} FUSEDSTEP_VECTOR_BYTES=${vector_bytes})
     # -Wno-psabi: no vector crosses a function boundary that is not inlined.

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fusedstep.optim import OPTIMIZERS
 
-from bench import cases, growth, inputs, memory, rows
+from bench import cases, growth, inputs, losses, memory, rows
 from bench.contenders import CONTENDERS
 from bench.runner import OURS, Outcome, Runner, Settings, Timing, Worker, WorkerError
 from bench.timing import Sampler, Spread, ratio
@@ -83,9 +83,9 @@ def test_gpt2_has_its_parameters():
 def test_every_case_has_a_name_of_its_own(level):
     chosen = rows.select(full=level == "full", smoke=level == "smoke")
     assert len({case.name for case in chosen}) == len(chosen)
-    assert {case.group for case in chosen} == {"optim", "rnn"}
-    assert {case.table for case in chosen} == {"optim", "cells", "sequences", "streams"}
-    assert {case.method for case in chosen} == {*OPTIMIZERS, "lstm", "gru"}
+    assert {case.group for case in chosen} == {"optim", "rnn", "loss"}
+    assert {case.table for case in chosen} == {"optim", "cells", "sequences", "streams", "losses"}
+    assert {case.method for case in chosen} == {*OPTIMIZERS, "lstm", "gru", *losses.NUMPY}
 
 
 @pytest.mark.parametrize("case", ALL_CASES, ids=lambda case: case.name)
@@ -195,6 +195,18 @@ def test_reference_gradients_match_finite_differences(method, monkeypatch):
             losses.append(np.sum(inputs.sequence_reference(case)[0] * given.dy))
         variable[at] += 1e-6
         assert (losses[0] - losses[1]) / 2e-6 == pytest.approx(gradient[at], rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("method", losses.NUMPY)
+def test_check_of_a_loss_sees_one_wrong_element(method):
+    case = cases.LossCase(method, (), shape=(70, 40))
+    given = inputs.loss(case)
+    value, grad = losses.NUMPY[method](*(a if a.dtype.kind == "i" else a.astype(np.float64) for a in given))
+    assert inputs.error(case, [value, grad]) < 1e-12
+    assert inputs.error(case, [value * 1.01, grad]) > inputs.TOLERANCE
+    grad[-1, -1] *= 1.01
+    grad[-1, -1] += 1e-5
+    assert inputs.error(case, [value, grad]) > inputs.TOLERANCE
 
 
 # Workers.

@@ -1,10 +1,10 @@
-"""exp, sigmoid and tanh of the compiled core: error in ULP against the true value, range, limits, NaN and zero."""
+"""The functions of the compiled core: error in ULP against the true value, range, limits, NaN and zero."""
 
 import numpy as np
 import pytest
 from fusedstep import _core
 
-NAMES = ("exp", "sigmoid", "tanh")
+NAMES = ("exp", "sigmoid", "tanh", "log", "log1p", "softplus")
 DTYPES = (np.float32, np.float64)
 
 # Largest error in ULP. float32: over all inputs. float64: over samples.
@@ -15,8 +15,16 @@ BOUNDS = {
     ("exp", np.float64): 1.0,
     ("sigmoid", np.float64): 2.5,
     ("tanh", np.float64): 2.5,
+    ("log", np.float32): 1.0,
+    ("log1p", np.float32): 1.0,
+    ("softplus", np.float32): 2.0,
+    ("log", np.float64): 1.0,
+    ("log1p", np.float64): 1.0,
+    ("softplus", np.float64): 2.0,
 }
-LIMITS = {"exp": (0, np.inf), "sigmoid": (0, 1), "tanh": (-1, 1)}  # at -inf and +inf, and the range between them
+# At -inf and +inf, and the range between them.
+LIMITS = {"exp": (0, np.inf), "sigmoid": (0, 1), "tanh": (-1, 1), "softplus": (0, np.inf)}
+LOWEST = {"log": 0, "log1p": -1}  # where they are -inf; NaN below
 WIDER = {np.float32: np.float64, np.float64: np.longdouble}
 
 functions = pytest.mark.parametrize("name", NAMES)
@@ -27,8 +35,10 @@ def truth(name, x):
     """The function in the precision of x, which is wider than the one under test."""
     if name == "exp":
         return np.exp(x)
-    if name == "tanh":
-        return np.tanh(x)
+    if name in ("tanh", "log", "log1p"):
+        return getattr(np, name)(x)
+    if name == "softplus":
+        return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
     e = np.exp(-np.abs(x))
     return np.where(np.signbit(x), e, 1) / (1 + e)
 
@@ -51,7 +61,7 @@ def ulp_error(y, true):
 
 def worst(name, x):
     """Largest error in ULP over x, and the x where it is."""
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         error = ulp_error(_core.math(name, x), truth(name, x.astype(WIDER[x.dtype.type])))
     at = int(np.argmax(error))
     return float(error[at]), float(x[at])
@@ -96,7 +106,10 @@ def test_error_is_within_bound_over_all_float32(name):
     assert error <= BOUNDS[name, np.float32], f"{error:.4f} ULP at x = {at.hex()}"
 
 
-@functions
+limited = pytest.mark.parametrize("name", LIMITS)
+
+
+@limited
 @dtypes
 def test_values_stay_in_range(name, dtype):
     y = _core.math(name, samples(dtype))
@@ -106,7 +119,7 @@ def test_values_stay_in_range(name, dtype):
     assert y.max() <= high
 
 
-@functions
+@limited
 @dtypes
 def test_limits_at_infinity(name, dtype):
     y = _core.math(name, np.array([-np.inf, np.inf], dtype))
@@ -133,6 +146,19 @@ def test_values_at_zero(dtype):
 
 
 @dtypes
+@pytest.mark.parametrize("name", LOWEST)
+def test_logarithms_have_their_limits(name, dtype):
+    low = dtype(LOWEST[name])
+    y = _core.math(name, np.array([-np.inf, np.nextafter(low, dtype(-2)), low, np.inf], dtype))
+    np.testing.assert_array_equal(y, np.array([np.nan, np.nan, -np.inf, np.inf], dtype))
+    assert _core.math(name, np.array([1 + low], dtype)) == 0
+    if name == "log1p":
+        np.testing.assert_array_equal(np.signbit(_core.math(name, np.array([0.0, -0.0], dtype))), [False, True])
+    else:
+        assert _core.math(name, np.array([-0.0], dtype)) == -np.inf
+
+
+@dtypes
 def test_tanh_is_odd(dtype):
     x = samples(dtype)
     np.testing.assert_array_equal(_core.math("tanh", -x), -_core.math("tanh", x))
@@ -141,7 +167,7 @@ def test_tanh_is_odd(dtype):
 @functions
 @dtypes
 def test_result_does_not_depend_on_position(name, dtype):
-    x = np.random.default_rng(3).normal(0, 8, 70).astype(dtype)
+    x = np.abs(np.random.default_rng(3).normal(0, 8, 70)).astype(dtype)
     whole = _core.math(name, x)
     for length in range(x.size):
         np.testing.assert_array_equal(_core.math(name, x[:length].copy()), whole[:length])

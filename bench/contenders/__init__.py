@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from bench.cases import AnyCase, CellCase, OptimCase, SequenceCase, StreamCase
+from bench.cases import AnyCase, CellCase, LossCase, OptimCase, SequenceCase, StreamCase
 
 Array = NDArray[Any]
 
@@ -32,6 +32,7 @@ CONTENDERS = {
     "pure": Entry("pure Python"),
     "numpy": Entry("NumPy"),
     "torch": Entry("torch", ("torch",)),
+    "compiled": Entry("torch.compile", ("torch",)),
     "thinc": Entry("thinc", ("thinc",)),
     "onnxruntime": Entry("ONNX Runtime", ("onnxruntime", "onnx")),
     "optax": Entry("optax jit", ("optax", "jax")),
@@ -78,6 +79,8 @@ class Contender:
                 return self.sequence(case)
             case StreamCase():
                 return self.stream(case)
+            case LossCase():
+                return self.loss(case)
 
     def optim(self, case: OptimCase) -> Step:
         raise NotImplementedError
@@ -89,6 +92,9 @@ class Contender:
         raise NotImplementedError
 
     def stream(self, case: StreamCase) -> Step:
+        raise NotImplementedError
+
+    def loss(self, case: LossCase) -> Step:
         raise NotImplementedError
 
     def release(self) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 from fusedstep import _core
 from fusedstep.optim import OPTIMIZERS
 
-from bench import contenders, inputs
-from bench.cases import CellCase, OptimCase, SequenceCase, StreamCase
+from bench import contenders, inputs, losses
+from bench.cases import CellCase, LossCase, OptimCase, SequenceCase, StreamCase
 from bench.contenders import Array, Step
 from bench.timing import Sampler
 
@@ -20,6 +20,8 @@ HUGE_PAGE = 2 << 20
 
 def aligned(values: Array) -> Array:
     """Copy an array to where a library would put its own: aligned to 64 bytes, large ones on huge pages."""
+    if values.dtype.kind != "f":
+        return values
     array = _core.zeros(values.shape, values.dtype)
     array[...] = values
     return array
@@ -134,6 +136,27 @@ class Contender(contenders.Contender):
             return [a.reshape(case.batch, case.size) for a in (names["h"], *tupled(stream.state))]
 
         return Step("h = s.step(x)", names, result, rounding={"bfloat16": 0.01, "int8": 0.05}.get(case.weights, 0.0))
+
+    def loss(self, case: LossCase) -> Step:
+        x, target = map(aligned, inputs.loss(case))
+        out = np.empty_like(x)
+        if case.classes:
+            f: Any = getattr(fusedstep.loss, case.method)
+        else:
+            written = losses.CUSTOM[case.method]
+            f = fusedstep.loss.custom(lambda pred, target: written(fusedstep.loss.math, pred, target))
+        names: dict[str, Any] = {"f": f, "x": x, "target": target, "out": out}
+        read = [x] if case.classes else [x, target]
+        # The same arrays read and the gradient written, by the same threads: one copy or one addition.
+        program = [("copy" if case.classes else "add", False, len(read), list(range(len(read))))]
+        move = _core.Expression(program, len(read), 0, 0, [False], False)
+        given = {"move": move, "x": x, "read": read, "names": ["x", "target"][: len(read)], "out": out}
+        return Step(
+            "value, grad = f(x, target, out=out)",
+            names,
+            lambda: [np.float64(names["value"]), out],
+            ceiling=Sampler("move.run(x, read, names, [], [(out, False)], out)", given).sample,
+        )
 
 
 def peak(flops: int, seconds: float) -> float:

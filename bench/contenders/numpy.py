@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from bench import contenders, inputs
-from bench.cases import CellCase, OptimCase, SequenceCase
+from bench import contenders, inputs, losses
+from bench.cases import CellCase, LossCase, OptimCase, SequenceCase
 from bench.contenders import Array, Step
 
 Arrays = list[Array]
@@ -112,3 +112,7 @@ class Contender(contenders.Contender):
         args = (CELLS[case.method], given.x, given.state, list(given.weights.values()))
         names: dict[str, Any] = {"sequence": sequence, "args": args}
         return Step("new = sequence(*args)", names, result=lambda: list(names["new"]))
+
+    def loss(self, case: LossCase) -> Step:
+        names: dict[str, Any] = {"f": losses.NUMPY[case.method], "args": inputs.loss(case)}
+        return Step("value, grad = f(*args)", names, lambda: [np.float64(names["value"]), names["grad"]])

@@ -5,14 +5,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import contenders, inputs
-from bench.cases import CellCase, OptimCase, SequenceCase
+from bench import contenders, inputs, losses
+from bench.cases import CellCase, LossCase, OptimCase, SequenceCase
 from bench.contenders import Step
 
 
 def tensor(values: np.ndarray) -> torch.Tensor:
     """Copy an array into memory of torch's own."""
     return torch.empty(values.shape).copy_(torch.from_numpy(values))
+
+
+class Functions:
+    """What `losses.CUSTOM` takes, of torch."""
+
+    log1p, exp, sqrt, where = torch.log1p, torch.exp, torch.sqrt, torch.where
+    softplus = torch.nn.functional.softplus
 
 
 class Contender(contenders.Contender):
@@ -87,3 +94,20 @@ class Contender(contenders.Contender):
         names["lengths"] = torch.from_numpy(given.lengths)
         statement = "y, new = rnn(pack(x, lengths, enforce_sorted=False), state); y, _ = pad(y)"
         return Step(statement, names, result, "packed")
+
+    def function(self, case: LossCase) -> Any:
+        """Return the mean of a loss as a function of input and targets."""
+        if case.classes:
+            return getattr(torch.nn.functional, case.method)
+        written = losses.CUSTOM[case.method]
+        return lambda x, target: written(Functions, x, target).mean()
+
+    def loss(self, case: LossCase) -> Step:
+        x, target = (torch.from_numpy(a) for a in inputs.loss(case))
+        names: dict[str, Any] = {"f": self.function(case), "x": x.requires_grad_(), "target": target}
+        return Step(
+            "x.grad = None; value = f(x, target); value.backward()",
+            names,
+            lambda: [np.float64(names["value"].item()), x.grad.numpy()],
+            "autograd",
+        )

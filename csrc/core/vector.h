@@ -78,4 +78,15 @@ FN V pow2(V n) {
   return from_bits<V>((integer + bias) << mantissa);
 }
 
+// x = 2^k·m with √½ ≤ m < √2, for positive x in the range of normal exponents: returns m.
+template <Vector V>
+FN V split(V x, V& k) {
+  using T = typename V::Scalar;
+  const V magic(kMagic<T>), root_half(sizeof(T) == 4 ? T(0x1.6a09e6p-1f) : T(0x1.6a09e667f3bcdp-1));
+  constexpr int mantissa = sizeof(T) == 4 ? 23 : 52;
+  const auto exponent = (to_bits(x) - to_bits(root_half)) >> mantissa;
+  k = from_bits<V>(to_bits(magic) + exponent) - magic;
+  return from_bits<V>(to_bits(x) - (exponent << mantissa));
+}
+
 }  // namespace fusedstep::ISA

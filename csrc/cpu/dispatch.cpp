@@ -1,15 +1,19 @@
 // Chooses the kernel table once, at import: the best instruction set that was built and that the machine has.
 #include <cstring>
 
+#include "core/loss.h"
 #include "core/table.h"
 
 namespace fusedstep {
 
-#define FUSEDSTEP_DECLARE(isa)                                           \
-  namespace isa {                                                        \
-  extern const Table table_of_float;                                     \
-  extern const Table table_of_double;                                    \
-  constexpr const Table* tables[] = {&table_of_float, &table_of_double}; \
+#define FUSEDSTEP_DECLARE(isa)                                                 \
+  namespace isa {                                                              \
+  extern const Table table_of_float;                                           \
+  extern const Table table_of_double;                                          \
+  constexpr const Table* tables[] = {&table_of_float, &table_of_double};       \
+  extern const LossTable losses_of_float;                                      \
+  extern const LossTable losses_of_double;                                     \
+  constexpr const LossTable* losses[] = {&losses_of_float, &losses_of_double}; \
   }
 #ifdef FUSEDSTEP_HAVE_PORTABLE
 FUSEDSTEP_DECLARE(portable)
@@ -40,33 +44,35 @@ bool has_avx512() {
 #endif
 
 struct Candidate {
-  const Table* const* tables;  // by Dtype
+  const Table* const* tables;      // by Dtype
+  const LossTable* const* losses;  // likewise
   bool (*runs)();
 };
 // Best last.
 const Candidate candidates[] = {
 #ifdef FUSEDSTEP_HAVE_PORTABLE
-    {portable::tables, [] { return true; }},
+    {portable::tables, portable::losses, [] { return true; }},
 #endif
 #ifdef FUSEDSTEP_HAVE_NEON
-    {neon::tables, [] { return true; }},
+    {neon::tables, neon::losses, [] { return true; }},
 #endif
 #ifdef FUSEDSTEP_HAVE_WIDE
-    {wide::tables, has_avx2},
+    {wide::tables, wide::losses, has_avx2},
 #endif
 #ifdef FUSEDSTEP_HAVE_AVX2
-    {avx2::tables, has_avx2},
+    {avx2::tables, avx2::losses, has_avx2},
 #endif
 #ifdef FUSEDSTEP_HAVE_AVX512
-    {avx512::tables, has_avx512},
+    {avx512::tables, avx512::losses, has_avx512},
 #endif
 };
 
-const Table* const* chosen = nullptr;
+const Candidate* chosen = nullptr;
 
 }  // namespace
 
-const Table& table(Dtype dtype) { return *chosen[int(dtype)]; }
+const Table& table(Dtype dtype) { return *chosen->tables[int(dtype)]; }
+const LossTable& loss_table(Dtype dtype) { return *chosen->losses[int(dtype)]; }
 
 std::vector<const char*> built_isas() {
   std::vector<const char*> names;
@@ -79,7 +85,7 @@ std::string choose_table(const char* forced) {
   for (const Candidate& candidate : candidates) {
     const bool wanted = !forced || std::strcmp(forced, candidate.tables[0]->isa) == 0;
     built = built || wanted;
-    if (wanted && candidate.runs()) chosen = candidate.tables;
+    if (wanted && candidate.runs()) chosen = &candidate;
   }
   if (chosen) return "";
   std::string names;

@@ -71,9 +71,9 @@ constexpr MathEntry function(const char* name) {
   return {name, [](const void* x, void* y, std::size_t n) { map<T>(x, y, n, [](auto v) { return f(v); }); }};
 }
 constexpr MathEntry math[] = {
-    function<[](auto x) { return exp(x); }>("exp"),
-    function<[](auto x) { return sigmoid(x); }>("sigmoid"),
-    function<[](auto x) { return tanh(x); }>("tanh"),
+    function<[](auto x) { return exp(x); }>("exp"),     function<[](auto x) { return sigmoid(x); }>("sigmoid"),
+    function<[](auto x) { return tanh(x); }>("tanh"),   function<[](auto x) { return log(x); }>("log"),
+    function<[](auto x) { return log1p(x); }>("log1p"), function<[](auto x) { return softplus(x); }>("softplus"),
 };
 
 // A macro's value as a string, and as part of a name.

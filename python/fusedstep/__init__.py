@@ -10,9 +10,9 @@ Examples
 True
 """
 
-from fusedstep import optim, rnn
+from fusedstep import loss, optim, rnn
 from fusedstep._core import build_info, num_threads, set_num_threads
 
 __version__: str = build_info()["version"]
 
-__all__ = ["__version__", "build_info", "num_threads", "optim", "rnn", "set_num_threads"]
+__all__ = ["__version__", "build_info", "loss", "num_threads", "optim", "rnn", "set_num_threads"]

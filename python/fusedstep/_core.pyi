@@ -130,3 +130,55 @@ def cell_backward(
     saved: Array,
     dout: Sequence[Array | None],
 ) -> tuple[Array, tuple[Array, ...], dict[str, Array]]: ...
+
+# Losses. Reductions: 0 none, 1 sum, 2 mean, 3 mean over the sum of the weights, 4 sum over the first dimension.
+def losses() -> dict[str, str]: ...  # names, and those of their hyperparameters
+def loss_elements(
+    name: str,
+    hyper: Sequence[float],
+    x: Array,
+    target: Any,
+    weight: Any,
+    pos_weight: Any,
+    reduction: int,
+    grad: Array | None,
+    values: Array | None,
+) -> float | None: ...
+def loss_rows(
+    softmax: bool,
+    x: Array,
+    axis: int,
+    index: Array | None,
+    ignore_index: int,
+    probabilities: Array | None,
+    weight: Array | None,
+    sample_weight: Array | None,
+    smoothing: float,
+    z_loss: float,
+    reduction: int,
+    grad: Array | None,
+    values: Array | None,
+) -> float | None: ...
+
+@final
+class Expression:
+    # code: operation, whether of the rows, slot written, slots read
+    def __init__(
+        self,
+        code: Sequence[tuple[str, bool, int, Sequence[int]]],
+        inputs: int,
+        uniforms: int,
+        registers: int,
+        outputs_of_rows: Sequence[bool],
+        by_row: bool,
+    ) -> None: ...
+    # outputs: where to, and whether to sum; returns the sums
+    def run(
+        self,
+        pred: Array,
+        inputs: Sequence[Any],
+        names: Sequence[str],
+        uniforms: Sequence[float],
+        outputs: Sequence[tuple[Array | None, bool]],
+        grad: Array | None,
+    ) -> list[float | None]: ...

@@ -1,0 +1,129 @@
+#include "cpu/loss.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "cpu/threads.h"
+
+namespace fusedstep {
+namespace {
+
+constexpr std::size_t kElementsPerThread = 8192;  // some microseconds of work; less is not worth waking a thread
+
+// f(begin, end) over shares of the blocks.
+template <class F>
+void for_blocks(std::size_t blocks, std::size_t elements, F f) {
+  const auto threads = std::clamp<std::size_t>(elements / kElementsPerThread, 1, std::size_t(num_threads()));
+  parallel(int(std::min(threads, std::max<std::size_t>(blocks, 1))), [&](const Team& team) {
+    const Share share(blocks, 1, team.thread, team.threads);
+    if (share.begin < share.end) f(share.begin, share.end);
+  });
+}
+
+constexpr std::size_t blocks_of(std::size_t n, std::size_t size) { return (n + size - 1) / size; }
+
+// As within a block: lane j of 32 takes the terms j, j+32, …, and the lanes are folded in halves.
+class Fold {
+ public:
+  void add(double x) { lanes_[at_++ % kLanes] += x; }
+  double total() {
+    for (std::size_t half = kLanes / 2; half; half /= 2)
+      for (std::size_t j = 0; j < half; ++j) lanes_[j] += lanes_[j + half];
+    return lanes_[0];
+  }
+
+ private:
+  static constexpr std::size_t kLanes = 32;
+  double lanes_[kLanes] = {};
+  std::size_t at_ = 0;
+};
+
+double total_of(const double* sums, std::size_t n) {
+  Fold fold;
+  for (std::size_t i = 0; i < n; ++i) fold.add(sums[i]);
+  return fold.total();
+}
+
+}  // namespace
+
+double run_elements(const LossEntry& entry, const void* loss, ElementsCall call, bool sum) {
+  const std::size_t blocks = blocks_of(call.n, kLossBlock);
+  std::vector<double> sums(sum ? blocks : 0);
+  call.sums = sum ? sums.data() : nullptr;
+  for_blocks(blocks, call.n, [&](std::size_t begin, std::size_t end) { entry.run(loss, call, begin, end); });
+  return total_of(sums.data(), sums.size());
+}
+
+double run_rows(RowsLoss loss, RowsCall call, bool sum) {
+  const std::size_t blocks = blocks_of(call.N, rows_per_sum(call.C));
+  std::vector<double> sums(sum ? blocks : 0);
+  call.sums = sum ? sums.data() : nullptr;
+  for_blocks(blocks, call.N * call.C, [&](std::size_t begin, std::size_t end) { loss(call, begin, end); });
+  return total_of(sums.data(), sums.size());
+}
+
+void run_expression(const LossTable& table, std::size_t element, ExpressionCall call) {
+  const std::size_t blocks = blocks_of(call.n, expression_block(call.by_row, call.C, element));
+  ExpressionOutput outputs[kMaxOutputs];
+  std::vector<double> sums;
+  std::copy_n(call.outputs, call.n_outputs, outputs);
+  sums.reserve(blocks * std::size_t(call.n_outputs));
+  for (int i = 0; i < call.n_outputs; ++i) {
+    if (!outputs[i].sums) continue;
+    outputs[i].sums = sums.data() + sums.size();
+    sums.resize(sums.size() + blocks);
+  }
+  const ExpressionOutput* const wanted = call.outputs;
+  call.outputs = outputs;
+  for_blocks(blocks, call.n, [&](std::size_t begin, std::size_t end) { table.expression(call, begin, end); });
+  for (int i = 0; i < call.n_outputs; ++i)
+    if (wanted[i].sums) *wanted[i].sums = total_of(outputs[i].sums, blocks);
+}
+
+double sum_of(const LossTable& table, const Operand& operand, std::size_t n) {
+  if (!operand.data) return operand.value * double(n);
+  double sum = 0;
+  const Instruction copy{Op::copy, false, {}, 1, {0, 0, 0}};
+  const ExpressionOutput output{false, nullptr, &sum};
+  const std::size_t element = &table == &loss_table(Dtype::f32) ? 4 : 8;
+  run_expression(table, element,
+                 {.n = n,
+                  .C = 1,
+                  .by_row = false,
+                  .code = &copy,
+                  .inputs = &operand,
+                  .uniforms = nullptr,
+                  .outputs = &output,
+                  .n_code = 1,
+                  .n_inputs = 1,
+                  .n_uniforms = 0,
+                  .n_registers = 0,
+                  .n_outputs = 1});
+  return sum;
+}
+
+template <class T>
+RowWeights weigh_rows(const RowsCall& call) {
+  const T* const weight = static_cast<const T*>(call.weight);
+  const T* const sample_weight = static_cast<const T*>(call.sample_weight);
+  Fold fold;
+  for (std::size_t r = 0; r < call.N; ++r) {
+    double own = sample_weight ? double(sample_weight[r]) : 1;
+    if (call.index) {
+      const std::int64_t y = call.index[r];
+      if (y == call.ignore_index) {
+        own = 0;
+      } else if (y < 0 || std::size_t(y) >= call.C) {
+        return {0, std::ptrdiff_t(r)};
+      } else if (weight && own != 0) {
+        own *= double(weight[y]);
+      }
+    }
+    fold.add(own);
+  }
+  return {fold.total(), -1};
+}
+template RowWeights weigh_rows<float>(const RowsCall&);
+template RowWeights weigh_rows<double>(const RowsCall&);
+
+}  // namespace fusedstep
