@@ -81,15 +81,10 @@ double bandwidth(const std::string& name, std::size_t bytes, double seconds, int
     const py::gil_scoped_release release;
     char* const memory = static_cast<char*>(allocate(own * std::size_t(threads)));
     if (!memory) throw std::bad_alloc();
-    const auto arrays_of = [&](int thread, float*(&arrays)[4]) {
-      for (std::size_t i = 0; i < stream.arrays; ++i)
-        arrays[i] = reinterpret_cast<float*>(memory + own * std::size_t(thread)) + i * stride;
-    };
-    const double moved = rate(threads, seconds, [&](int thread) {
-      std::memset(memory + own * std::size_t(thread), 0, own);
-    }, [&](int thread) {
+    const auto of = [&](int thread) { return memory + own * std::size_t(thread); };
+    const double moved = rate(threads, seconds, [&](int thread) { std::memset(of(thread), 0, own); }, [&](int thread) {
       float* arrays[4];
-      arrays_of(thread, arrays);
+      for (std::size_t i = 0; i < stream.arrays; ++i) arrays[i] = reinterpret_cast<float*>(of(thread)) + i * stride;
       for (std::size_t i = 0; i < passes; ++i) stream.run(arrays, n);
       return double(passes * n * stream.moved);
     });
