@@ -29,7 +29,7 @@ def library(name: str) -> str:
 def tests(session: nox.Session) -> None:
     """Run the tests. Arguments go to pytest: `nox -s tests -- -m slow`."""
     install(session, "test")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "-n", "auto", *session.posargs)
 
 
 @nox.session(default=False)
@@ -43,7 +43,7 @@ def isas(session: nox.Session) -> None:
         if error:
             session.warn(str(error).splitlines()[-1])
         else:
-            session.run("pytest", *session.posargs, env=env)
+            session.run("pytest", "-n", "auto", *session.posargs, env=env)
 
 
 @nox.session(default=False)
@@ -57,7 +57,7 @@ def sanitize(session: nox.Session) -> None:
         "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
-    session.run("python", "-m", "pytest", *session.posargs, env=env)
+    session.run("python", "-m", "pytest", "-n", "auto", *session.posargs, env=env)
 
 
 @nox.session

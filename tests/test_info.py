@@ -38,7 +38,7 @@ def test_info_command_prints_build_info():
     assert printed["isas"] == ", ".join(fusedstep.build_info()["isas"])
 
 
-@pytest.mark.parametrize("arguments", [[], ["inform"], ["info", "more"]])
+@pytest.mark.parametrize("arguments", [[], ["inform"], ["info", "more"], ["machine", "more"]])
 def test_other_commands_print_the_usage(arguments):
     result = python("-m", "fusedstep", *arguments)
     assert result.returncode == 2

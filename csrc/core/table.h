@@ -191,6 +191,8 @@ struct DropoutKey {
   std::uint32_t layer, step, row;
 };
 
+inline constexpr std::size_t kStreamGrain = 16;
+
 struct MathEntry {
   const char* name;
   void (*apply)(const void* x, void* y, std::size_t n);
@@ -206,8 +208,11 @@ struct Table {
   int n_math;
   SquareSums square_sums;
   void (*dropout)(const void* x, void* y, std::size_t n, double p, const DropoutKey& key);
-  // Runs rounds of fused multiply-adds on registers that wait for nothing; returns their number of FLOPs.
+  // What the machine can do: rounds of fused multiply-adds on registers that wait for nothing, whose FLOPs are
+  // returned, and loops that move bytes, of a multiple of kStreamGrain elements.
   double (*fma_loop)(std::size_t rounds);
+  void (*copy)(const void* from, void* to, std::size_t n);
+  void (*triad)(const void* b, const void* c, void* a, std::size_t n);
 };
 
 // The table that this process uses, chosen at import. Names and counts are the same for every dtype.

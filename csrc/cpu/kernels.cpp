@@ -95,6 +95,8 @@ const Table FUSEDSTEP_TABLE = {.isa = FUSEDSTEP_STRING(ISA),
                                .n_math = int(std::size(math)),
                                .square_sums = square_sums<T>,
                                .dropout = dropout<T>,
-                               .fma_loop = fma_loop<T>};
+                               .fma_loop = fma_loop<T>,
+                               .copy = copy<T>,
+                               .triad = triad<T>};
 
 }  // namespace fusedstep::ISA

@@ -86,6 +86,21 @@ void map(const void* x, void* y, std::size_t n, F f) {
   if (const int rest = int(n - at)) store_n(to + at, f(load_n<T>(from + at, rest)), rest);
 }
 
+// Memory's ceilings, over a multiple of any vector's size: to ← from, and a ← b + s·c, the last loop of McCalpin's
+// STREAM.
+template <class T>
+void copy(const void* from, void* to, std::size_t n) {
+  for (std::size_t at = 0; at < n; at += Vec<T>::size)
+    store(static_cast<T*>(to) + at, load<T>(static_cast<const T*>(from) + at));
+}
+template <class T>
+void triad(const void* b, const void* c, void* a, std::size_t n) {
+  for (std::size_t at = 0; at < n; at += Vec<T>::size) {
+    const Vec<T> product = Vec<T>(T(3)) * load<T>(static_cast<const T*>(c) + at);
+    store(static_cast<T*>(a) + at, load<T>(static_cast<const T*>(b) + at) + product);
+  }
+}
+
 // FLOPs of `rounds` × 512 × kChains vector fused multiply-adds that wait for none but their own chain's: the compute
 // ceiling.
 template <class T>

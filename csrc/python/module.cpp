@@ -2,9 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <chrono>
 #include <cstdlib>
-#include <mutex>
 
 #include "core/table.h"
 #include "cpu/threads.h"
@@ -54,24 +52,6 @@ py::array math(const std::string& name, const py::object& x) {
   throw py::key_error("no function is called " + name);
 }
 
-// GFLOP/s of fused multiply-adds on registers, on all threads, over about that many seconds.
-double fma_peak(const py::object& dtype, double seconds) {
-  using Clock = std::chrono::steady_clock;
-  const auto loop = table(dtype_of(dtype)).fma_loop;
-  const py::gil_scoped_release release;
-  double flops = 0;
-  std::mutex mutex;
-  const auto start = Clock::now();
-  parallel(num_threads(), [&](const Team&) {
-    double done = 0;
-    do done += loop(64);  // once even where the time is over already
-    while (std::chrono::duration<double>(Clock::now() - start).count() < seconds);
-    const std::lock_guard<std::mutex> lock(mutex);
-    flops += done;
-  });
-  return flops / std::chrono::duration<double>(Clock::now() - start).count() / 1e9;
-}
-
 }  // namespace
 }  // namespace fusedstep::python
 
@@ -94,10 +74,10 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
     return empty(shape, dtype_of(dtype));
   });
   module.def("math", &math);
-  module.def("fma_peak", &fma_peak);
   bind_plan(module);
   bind_cell(module);
   bind_layer(module);
   bind_stream(module);
   bind_loss(module);
+  bind_ceilings(module);
 }

@@ -12,7 +12,8 @@ True
 
 from fusedstep import loss, optim, rnn
 from fusedstep._core import build_info, num_threads, set_num_threads
+from fusedstep.profiler import machine
 
 __version__: str = build_info()["version"]
 
-__all__ = ["__version__", "build_info", "loss", "num_threads", "optim", "rnn", "set_num_threads"]
+__all__ = ["__version__", "build_info", "loss", "machine", "num_threads", "optim", "rnn", "set_num_threads"]

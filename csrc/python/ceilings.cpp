@@ -1,0 +1,104 @@
+// What the machine can do at best, measured by loops over the kernels' own vectors: fused multiply-adds a second, and
+// bytes a second from a level of the caches or from memory.
+#include <pybind11/pybind11.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <string>
+
+#include "core/table.h"
+#include "cpu/memory.h"
+#include "cpu/threads.h"
+#include "python/arrays.h"
+#include "python/bind.h"
+
+namespace fusedstep::python {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+// Amounts of `work(thread)` a second, over all threads, about so many seconds long. `begin` comes first, once a thread,
+// and is not timed.
+template <class Begin, class Work>
+double rate(int threads, double seconds, Begin begin, Work work) {
+  double done = 0, longest = 0;
+  std::mutex mutex;
+  parallel(threads, [&](const Team& team) {
+    begin(team.thread);
+    team.barrier();
+    const auto start = Clock::now();
+    double own = 0;
+    do own += work(team.thread);  // once even where there is no time
+    while (since(start) < seconds);
+    const std::lock_guard<std::mutex> lock(mutex);
+    done += own;
+    longest = std::max(longest, since(start));
+  });
+  return done / longest;
+}
+
+// GFLOP/s of fused multiply-adds on registers.
+double fma_peak(const py::object& dtype, double seconds, int threads) {
+  const auto loop = table(dtype_of(dtype)).fma_loop;
+  const py::gil_scoped_release release;
+  return rate(threads ? threads : num_threads(), seconds, [](int) {}, [&](int) { return loop(64); }) / 1e9;
+}
+
+// A loop over as many arrays of float32: an element moves so many bytes.
+struct Stream {
+  const char* name;
+  std::size_t arrays, moved;
+  void (*run)(float* const* arrays, std::size_t n);
+};
+constexpr Stream streams[] = {
+    {"copy", 2, 8, [](float* const* a, std::size_t n) { table().copy(a[0], a[1], n); }},
+    {"triad", 3, 12, [](float* const* a, std::size_t n) { table().triad(a[0], a[1], a[2], n); }},
+    // Adam's bytes: a gradient is read, a parameter and two states are read and written.
+    {"update", 4, 28,
+     [](float* const* a, std::size_t n) {
+  static const RuleEntry& touch = *[] {
+    const RuleEntry* rule = table().rules;
+    while (std::strcmp(rule->name, "touch2") != 0) ++rule;
+    return rule;
+  }();
+  constexpr unsigned char rule[kRuleBytes] = {};
+  touch.step(rule, 1, false, {a[1], a[0], {a[2], a[3]}}, 0, n);
+}},
+};
+
+// GB/s of a loop over arrays that take so many bytes a thread, all together.
+double bandwidth(const std::string& name, std::size_t bytes, double seconds, int threads) {
+  constexpr std::size_t kLine = 64;
+  for (const Stream& stream : streams) {
+    if (stream.name != name) continue;
+    // The arrays of a thread lie a few lines further apart than their size, as powers of two would share cache sets.
+    const std::size_t n = std::max(bytes / (stream.arrays * sizeof(float)) / kStreamGrain * kStreamGrain, kStreamGrain);
+    const std::size_t stride = n + 5 * kLine / sizeof(float), own = stream.arrays * stride * sizeof(float);
+    const std::size_t passes = std::max<std::size_t>(1, (std::size_t(1) << 18) / own);
+    const py::gil_scoped_release release;
+    char* const memory = static_cast<char*>(allocate(own * std::size_t(threads)));
+    if (!memory) throw std::bad_alloc();
+    const auto of = [&](int thread) { return memory + own * std::size_t(thread); };
+    const double moved = rate(threads, seconds, [&](int thread) { std::memset(of(thread), 0, own); }, [&](int thread) {
+      float* arrays[4];
+      for (std::size_t i = 0; i < stream.arrays; ++i) arrays[i] = reinterpret_cast<float*>(of(thread)) + i * stride;
+      for (std::size_t i = 0; i < passes; ++i) stream.run(arrays, n);
+      return double(passes * n * stream.moved);
+    });
+    std::free(memory);
+    return moved / 1e9;
+  }
+  throw py::key_error("no stream is called " + name);
+}
+
+}  // namespace
+
+void bind_ceilings(py::module_& module) {
+  module.def("fma_peak", &fma_peak, py::arg("dtype"), py::arg("seconds"), py::arg("threads") = 0);
+  module.def("bandwidth", &bandwidth);
+}
+
+}  // namespace fusedstep::python
