@@ -80,6 +80,11 @@ def common(arrays: Sequence[Any], name_of: Callable[[int], str]) -> "Device | No
     TypeError
         Some are in CUDA memory and some not, or on different GPUs.
     """
+    for obj in arrays:
+        if obj is not None and not isinstance(obj, np.ndarray):
+            break
+    else:
+        return None
     on_cuda = [i for i, obj in enumerate(arrays) if obj is not None and is_cuda(obj)]
     if not on_cuda:
         return None

@@ -21,7 +21,7 @@ class _State:
         self.streams = {}
         self.waits = []  # (waiting stream, stream it waits for)
         self.elsewhere = {}  # address of an allocation on another GPU: its size and number
-        self.place = lambda address, nbytes, number: None  # tells CUDA's runtime where an allocation is
+        self.place = None  # tells CUDA's runtime where an allocation is: (address, nbytes, GPU)
         self.copies = 0  # of arrays to the CPU, each of which waits for the GPU
 
 
@@ -95,13 +95,15 @@ class _Memory:
         self.bytes = np.full(nbytes + _ALIGNMENT, 0xFF, np.uint8)  # NaN in every format
         self.ptr = self.bytes.ctypes.data + -self.bytes.ctypes.data % _ALIGNMENT
         self.size = nbytes
-        if state.device:
+        self.place = state.place if state.device else None
+        if self.place:
             state.elsewhere[self.ptr] = (nbytes, state.device)
-            state.place(self.ptr, nbytes, state.device)
+            self.place(self.ptr, nbytes, state.device)
 
     def __del__(self):
-        if state.elsewhere.pop(self.ptr, None):
-            state.place(self.ptr, self.size, 0)
+        if self.place:
+            state.elsewhere.pop(self.ptr, None)
+            self.place(self.ptr, self.size, 0)
         self.bytes.fill(0xFF)
 
 

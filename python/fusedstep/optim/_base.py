@@ -260,7 +260,9 @@ class Optimizer:
         -------
         StepInfo
             `norm` of the unscaled gradients before clipping (None without a norm pass), `applied`, and
-            `first_nonfinite`, the index or name of the first tensor with a gradient that is not finite.
+            `first_nonfinite`, the index or name of the first tensor with a gradient that is not finite. Of arrays in
+            CUDA memory, a norm pass leaves all three there, as CuPy arrays of no dimension, the last one an index or
+            -1: reading one waits for the GPU.
 
         Raises
         ------
@@ -268,17 +270,23 @@ class Optimizer:
             A number of gradients, shape or value is wrong, an array is not contiguous, shares memory with a parameter,
             or a parameter became read-only (the weights of a frozen cell). Nothing was changed.
         TypeError
-            A dtype differs, or an argument is no array. Nothing was changed.
+            A dtype differs, an argument is no array, or it is not where the parameters are. Nothing was changed.
+        RuntimeError
+            On CUDA: CuPy's current device is not that of the parameters, or CUDA refuses a launch.
 
         Notes
         -----
-        Reads a gradient once, or twice where there is a norm pass; reads and writes parameter and states once.
+        Reads a gradient once, or twice where there is a norm pass; reads and writes parameter and states once. On CUDA
+        a step follows the order of CuPy's current stream and waits for nothing, so that a graph can record it.
         """
         return self._step(grads, max_norm, grad_scale, check_finite, zero_grads)
 
     @property
     def state(self) -> list[dict[str, Any]]:
-        """The states of each parameter by torch's names, and its ``step`` count. The arrays are the optimizer's own."""
+        """The states of each parameter by torch's names, and its ``step`` count. The arrays are the optimizer's own.
+
+        With `master`, also the copy of that name. On CUDA the counts are there too: this waits for them.
+        """
         return [{"step": int(t), **own} for t, own in zip(self._plan.steps, self._states, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
@@ -288,7 +296,8 @@ class Optimizer:
         -------
         dict
             ``"state"``: index to ``{"step": t, name: array}``; ``"param_groups"``: hyperparameters and, under
-            ``"params"``, the indices of the parameters; ``"param_names"`` where they have names.
+            ``"params"``, the indices of the parameters; ``"param_names"`` where they have names. The arrays are NumPy's
+            also where the states are in CUDA memory.
         """
         groups: list[Values] = []
         count = 0
@@ -312,8 +321,9 @@ class Optimizer:
         Parameters
         ----------
         state_dict : mapping
-            As `state_dict` returns it. Arrays may be tensors on the CPU; a parameter without a state starts anew.
-            Parameters are matched by name where both sides have the same names, otherwise in order.
+            As `state_dict` returns it. Arrays may be other libraries', on the CPU or in CUDA memory, wherever this
+            optimizer's are. A parameter without a state starts anew; a copy (`master`) that is missing, from the
+            parameter. Parameters are matched by name where both sides have the same names, otherwise in order.
 
         Raises
         ------

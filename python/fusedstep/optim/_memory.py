@@ -18,7 +18,7 @@ class Parameter(NamedTuple):
     address: int
     nbytes: int
     shape: tuple[int, ...]
-    dtype: str
+    dtype: Any  # a NumPy dtype; of arrays in CUDA memory its name
     name: str  # in errors
 
     @property
@@ -27,7 +27,7 @@ class Parameter(NamedTuple):
         return self.dtype in ("float16", "bfloat16")
 
     @property
-    def scalar(self) -> str:
+    def scalar(self) -> Any:
         """The dtype of its states."""
         return "float32" if self.half else self.dtype
 
@@ -57,7 +57,7 @@ class Memory(Protocol):
 class _CPU:
     def parameter(self, obj: Any, name: str) -> Parameter:
         array = _array.parameter(obj, name)
-        return Parameter(array, array.ctypes.data, array.nbytes, array.shape, array.dtype.name, name)
+        return Parameter(array, array.ctypes.data, array.nbytes, array.shape, array.dtype, name)
 
     def plan(self, keys: Sequence[str] | None, single: bool) -> Any:
         return _core.Plan(keys, single)
