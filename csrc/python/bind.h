@@ -10,6 +10,7 @@ void bind_cell(pybind11::module_& module);
 void bind_layer(pybind11::module_& module);
 void bind_stream(pybind11::module_& module);
 void bind_loss(pybind11::module_& module);
+void bind_expression(pybind11::module_& module);
 void bind_ceilings(pybind11::module_& module);
 
 }  // namespace fusedstep::python

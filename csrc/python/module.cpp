@@ -79,5 +79,6 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
   bind_layer(module);
   bind_stream(module);
   bind_loss(module);
+  bind_expression(module);
   bind_ceilings(module);
 }
