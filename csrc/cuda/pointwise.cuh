@@ -1,8 +1,8 @@
 // The kernels of one recurrent step whose products are done: a thread for each hidden unit of a row, forward and
 // backward. A warp takes 32 consecutive units, so that every access is to one line.
 //
-// Traffic of a forward step of an LSTM, in values a unit and row: 4 + 4 of the products and 2 of the state in; 2, and with
-// a tape 5, and y, out.
+// Traffic of a forward step of an LSTM, in values a unit and row: 4 + 4 of the products and 2 of the state in; 2, and
+// with a tape 5, and y, out.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -19,7 +19,8 @@ template <class Place, class F>
 __device__ void each_unit(const Recurrence& r, F f) {
   const std::size_t unit = std::size_t(blockIdx.x) * kUnits + threadIdx.x;
   if (unit >= r.H) return;
-  for (std::size_t row = std::size_t(blockIdx.y) * kRows + threadIdx.y; row < r.B; row += std::size_t(gridDim.y) * kRows)
+  for (std::size_t row = std::size_t(blockIdx.y) * kRows + threadIdx.y; row < r.B;
+       row += std::size_t(gridDim.y) * kRows)
     f(Place(r, row, unit));
 }
 

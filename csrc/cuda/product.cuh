@@ -1,4 +1,5 @@
-// Products of rows of weights with vectors, both in shared memory, by the threads of a block; and how vectors get there.
+// Products of rows of weights with vectors, both in shared memory, by the threads of a block; and how vectors get
+// there.
 //
 // A sum of K terms: lane j of a warp adds terms j, j+32, … in ascending order with fma, and the lanes are folded in
 // halves. Tiles, and what else the block multiplies, show in no bit.
@@ -70,15 +71,12 @@ __device__ void multiply_tile(const Product<T>& p, unsigned group, unsigned unit
   const unsigned lane = threadIdx.x % kWarp;
   const T *w[R], *v[N];
   unroll<R>([&](auto i) { w[i] = p.rows + std::size_t(group * p.units + at_most(unit + i, p.units - 1)) * p.K; });
-  unroll<N>([&](auto j) {
-    v[j] = p.vectors + std::size_t(at_most(vector + j, p.n - 1) * p.groups + group) * p.K;
-  });
+  unroll<N>([&](auto j) { v[j] = p.vectors + std::size_t(at_most(vector + j, p.n - 1) * p.groups + group) * p.K; });
   V sum[R * N];
   unroll<R * N>([&](auto i) { sum[i] = V(T(0)); });
   for (unsigned k = lane; k < p.K; k += kWarp)
-    unroll<R>([&](auto i) {
-      unroll<N>([&](auto j) { sum[i * N + j] = fma(V(w[i][k]), V(v[j][k]), sum[i * N + j]); });
-    });
+    unroll<R>(
+        [&](auto i) { unroll<N>([&](auto j) { sum[i * N + j] = fma(V(w[i][k]), V(v[j][k]), sum[i * N + j]); }); });
   const V folded = fold_lanes(sum, lane);
   constexpr unsigned width = kWarp / (R * N);
   const unsigned i = lane / width / N, j = lane / width % N;

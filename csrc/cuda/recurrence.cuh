@@ -1,6 +1,6 @@
-// What one thread does of a recurrent step: one hidden unit of one row, forward and backward, over the cells of csrc/rnn.
-// The step kernels (pointwise.cuh) and the persistent ones (rnn.cuh) share it; they differ in where the products with
-// W_hh come from.
+// What one thread does of a recurrent step: one hidden unit of one row, forward and backward, over the cells of
+// csrc/rnn. The step kernels (pointwise.cuh) and the persistent ones (rnn.cuh) share it; they differ in where the
+// products with W_hh come from.
 //
 // The preactivations are ((b_ih + b_hh) + x·W_ihᵗ) + h·W_hhᵗ.
 #pragma once
@@ -81,7 +81,8 @@ struct Unit : Place<typename Cell::Scalar> {
   // The gates of a vector (…·H), first + i for each, to their accumulators.
   template <class Gates>
   FN void add(const T* from, V* a) const {
-    if (from) unroll<Gates::count>([&](auto i) {
+    if (from)
+      unroll<Gates::count>([&](auto i) {
         constexpr int to = Gates::accumulators[i];
         a[to] = a[to] + V(from[std::size_t(Gates::first + i) * r.H + unit]);
       });
@@ -142,9 +143,8 @@ struct Unit : Place<typename Cell::Scalar> {
   FN void record(std::size_t step, const V* a, const V* s) const {
     if (r.y.data) at<T>(r.y, time(step), row)[unit] = s[0].raw;
     if (r.saved)
-      unroll<Cell::values>([&](auto i) {
-        as<T>(r.saved)[in_slot(step, Cell::values) + std::size_t(i) * r.H] = a[i].raw;
-      });
+      unroll<Cell::values>(
+          [&](auto i) { as<T>(r.saved)[in_slot(step, Cell::values) + std::size_t(i) * r.H] = a[i].raw; });
     if constexpr (S > 1)
       if (r.states) as<T>(r.states)[in_slot(step, 1)] = s[1].raw;
   }
@@ -173,9 +173,8 @@ struct Unit : Place<typename Cell::Scalar> {
   };
   FN Read read(std::size_t step) const {
     Read from;
-    unroll<Cell::values>([&](auto i) {
-      from.a[i] = V(as<T>(r.saved)[in_slot(step, Cell::values) + std::size_t(i) * r.H]);
-    });
+    unroll<Cell::values>(
+        [&](auto i) { from.a[i] = V(as<T>(r.saved)[in_slot(step, Cell::values) + std::size_t(i) * r.H]); });
     from.s[0] = previous_h(step);
     if constexpr (S > 1) {
       from.s[1] = previous_c(step);

@@ -19,8 +19,8 @@ inline constexpr int kRecurrentStates = 2;  // h, c
 
 // One direction of a layer over S steps and B rows: G gates, H hidden units. A row takes part in its first `length`
 // steps; the kernels leave alone what is beyond, but for the state, which they carry on. Arrays over the caller's steps
-// and rows are strided, and a row going in reverse starts at its own last step. Internal arrays (S, B, …) are indexed by
-// slot: the caller's step where that is the same for all rows, else the number of the step as it is taken.
+// and rows are strided, and a row going in reverse starts at its own last step. Internal arrays (S, B, …) are indexed
+// by slot: the caller's step where that is the same for all rows, else the number of the step as it is taken.
 struct Recurrence {
   std::size_t S, B, H;
   const std::int64_t* lengths;  // (B), or null: all are S
@@ -35,10 +35,11 @@ struct Recurrence {
 
   const void* initial[kRecurrentStates];  // (B, H) before the first step
   std::size_t ld_initial[kRecurrentStates];
-  Strided input;  // (T, B, G·H): x·W_ihᵗ. A cell with two products writes r and z over theirs
-  Strided y;      // (T, B, H) h after each step; data null: not wanted
+  Strided input;      // (T, B, G·H): x·W_ihᵗ. A cell with two products writes r and z over theirs
+  Strided y;          // (T, B, H) h after each step; data null: not wanted
   void *h[2], *c[2];  // (B, H): before step s they are in h[s mod 2] and c[s mod 2]; the c may be one array
-  // Of the step in hand: h·W_hhᵗ (B, state gates·H), and of a cell with two products r·h (B, H) and what W_hn makes of it.
+  // Of the step in hand: h·W_hhᵗ (B, state gates·H), and of a cell with two products r·h (B, H) and what W_hn makes of
+  // it.
   const void* hidden;
   void* reset_h;
   const void* late;
@@ -57,7 +58,7 @@ struct Recurrence {
   void* dreset_h;    // (B, H): what W_hn's columns make of them
   void* previous_h;  // (S, B, H): h before each step
   void* previous_c;  // (S, B, H), or null
-  void* all_reset_h; // (S, B, H): r·h of each step
+  void* all_reset_h;  // (S, B, H): r·h of each step
 };
 
 struct RecurrentEntry {
@@ -102,8 +103,8 @@ struct PersistentEntry {
 // Null where there is none: float32 alone has them.
 const PersistentEntry* persistent(const std::string& name, Dtype dtype);
 
-// The sum over n rows of a[row][column]·b[row][column], b null: of a alone, to each of `to` that is not null: written, or
-// added where `add`. Rows lie ld apart. `sums`: room for sums_size(n, columns) doubles.
+// The sum over n rows of a[row][column]·b[row][column], b null: of a alone, to each of `to` that is not null: written,
+// or added where `add`. Rows lie ld apart. `sums`: room for sums_size(n, columns) doubles.
 struct ColumnSums {
   std::size_t n, columns;
   const void* a;

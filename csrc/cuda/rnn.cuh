@@ -2,13 +2,14 @@
 // grid meets at one barrier a step, two where the cell has a second product. The launch is cooperative, so that all
 // blocks are resident.
 //
-// A block owns some hidden units. Forward it keeps their rows of W_hh, G for each; a step stages h, multiplies, and ends
-// in the cell's mathematics, whose h the other blocks read past the barrier. Backward it keeps their columns, and a step
-// begins with the product of the gate gradients of the step after. Diamos et al., "Persistent RNNs: stashing recurrent
-// weights on-chip", ICML 2016.
+// A block owns some hidden units. Forward it keeps their rows of W_hh, G for each; a step stages h, multiplies, and
+// ends in the cell's mathematics, whose h the other blocks read past the barrier. Backward it keeps their columns, and
+// a step begins with the product of the gate gradients of the step after. Diamos et al., "Persistent RNNs: stashing
+// recurrent weights on-chip", ICML 2016.
 //
-// The products' sums are those of product.cuh; backward each gate's H terms are such a sum, and the gates' sums are added
-// in order. So the bits depend neither on the number of blocks, nor on the device, nor on the other rows of the batch.
+// The products' sums are those of product.cuh; backward each gate's H terms are such a sum, and the gates' sums are
+// added in order. So the bits depend neither on the number of blocks, nor on the device, nor on the other rows of the
+// batch.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -67,8 +68,8 @@ struct Slice {
   __device__ bool mine(unsigned row0) const { return unit < units && row < rows && row0 + row < r.B; }
   __device__ U own(unsigned row0) const { return U(r, row0 + row, first + unit); }
 
-  // sums = `count` gates of the weights, from `gate` on, times n vectors, which lie in global memory one after the other
-  // and were written by all blocks: (n, H), or (n, count, H) where each gate sees its own.
+  // sums = `count` gates of the weights, from `gate` on, times n vectors, which lie in global memory one after the
+  // other and were written by all blocks: (n, H), or (n, count, H) where each gate sees its own.
   __device__ void multiply_with(const T* from, std::size_t n, unsigned gate, unsigned count, bool each_its_own) {
     const unsigned groups = each_its_own ? count : 1;
     copy_fresh(from, n * groups * r.H, vectors, threadIdx.x, kThreads);
@@ -152,7 +153,6 @@ template <class Cell>
 __global__ void __launch_bounds__(kThreads, 1) sweep_back_kernel(const __grid_constant__ PersistentCall call) {
   using U = Unit<Cell>;
   using T = typename U::T;
-  using V = typename U::V;
   Slice<Cell> slice(call, true);
   const Recurrence& r = slice.r;
   const std::size_t H = r.H;

@@ -130,7 +130,8 @@ void copy_rows(Dtype dtype, const RowsCall& rows, const std::int64_t* lengths, S
 
 void add(Dtype dtype, void* to, const void* from, std::size_t n, Stream stream) {
   if (n == 0) return;
-  const Grid grid{.blocks = {blocks_for(n, kColumns * kLines, kMostY)}, .threads = {kColumns * kLines}, .stream = stream};
+  const Grid grid{
+      .blocks = {blocks_for(n, kColumns * kLines, kMostY)}, .threads = {kColumns * kLines}, .stream = stream};
   with_type(dtype, [&]<class T>() { launch("add", add_kernel<T>, grid, as<T>(to), as<T>(from), n); });
 }
 

@@ -84,7 +84,8 @@ Multiprocessors multiprocessors() {
   int device = 0;
   check(cudaGetDevice(&device), "the device");
   const bool kept = device < int(counts.size());
-  if (kept && shared[std::size_t(device)] > 0) return {counts[std::size_t(device)], std::size_t(shared[std::size_t(device)])};
+  if (kept && shared[std::size_t(device)] > 0)
+    return {counts[std::size_t(device)], std::size_t(shared[std::size_t(device)])};
   const bool can = attribute(cudaDevAttrCooperativeLaunch, device);
   const int count = can ? attribute(cudaDevAttrMultiProcessorCount, device) : 0,
             bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);

@@ -84,8 +84,8 @@ const RecurrentEntry& cell_of(const std::string& kind, Dtype dtype) {
   return *cell;
 }
 
-// A direction of a layer, with the arrays that the caller gives by the names of Recurrence's fields. What a kernel writes
-// must be there when it runs.
+// A direction of a layer, with the arrays that the caller gives by the names of Recurrence's fields. What a kernel
+// writes must be there when it runs.
 class Sweep {
  public:
   Sweep(const std::string& kind, std::size_t T, std::size_t S, std::size_t B, std::size_t H, bool reverse,
@@ -141,6 +141,45 @@ class Sweep {
     r_.previous_h = whole("previous_h", {S, B, H});
     r_.previous_c = whole("previous_c", {S, B, H});
     r_.all_reset_h = whole("all_reset_h", {S, B, H});
+  }
+
+  // A cell's step: addresses by the same names, of contiguous arrays whose shapes the caller has checked.
+  Sweep(const std::string& kind, bool single, std::size_t B, std::size_t H, const py::dict& addresses)
+      : arrays_(addresses), dtype_(single ? Dtype::f32 : Dtype::f64), cell_(&cell_of(kind, dtype_)) {
+    const std::ptrdiff_t width = std::ptrdiff_t(H), gates = cell_->gates * width;
+    const auto at = [&](const char* name) -> void* {
+      PyObject* const address = PyDict_GetItemString(addresses.ptr(), name);
+      return address ? PyLong_AsVoidPtr(address) : nullptr;
+    };
+    r_ = {};
+    r_.S = 1;
+    r_.B = B;
+    r_.H = H;
+    r_.bias_ih = at("bias_ih");
+    r_.bias_hh = at("bias_hh");
+    r_.weight_ch = at("weight_ch");
+    r_.initial[0] = at("initial_h");
+    r_.initial[1] = at("initial_c");
+    r_.ld_initial[0] = r_.ld_initial[1] = H;
+    r_.input = {at("input"), 0, gates};
+    r_.h[0] = at("h0");
+    r_.h[1] = at("h1");
+    r_.c[0] = at("c0");
+    r_.c[1] = at("c1");
+    r_.hidden = at("hidden");
+    r_.reset_h = at("reset_h");
+    r_.late = at("late");
+    r_.saved = at("saved");
+    r_.states = at("states");
+    r_.dh = at("dh");
+    r_.dc = at("dc");
+    r_.through = at("through");
+    r_.dinput = {at("dinput"), 0, gates};
+    r_.dstate = at("dstate");
+    r_.dlate = at("dlate");
+    r_.dreset_h = at("dreset_h");
+    r_.all_reset_h = at("all_reset_h");
+    if (PyErr_Occurred()) throw py::error_already_set();
   }
 
   const Recurrence& recurrence() const { return r_; }
@@ -251,19 +290,26 @@ void persistent_sweep(const std::vector<const Sweep*>& sweeps, bool backward, co
     if (sweep->kind() != first.kind() || sweep->dtype() != first.dtype() || a.S != b.S || a.B != b.B || a.H != b.H)
       throw py::value_error("expected sweeps of one shape");
   }
-  auto* const counters = static_cast<unsigned*>(
-      Raw("arrived", arrived).typed("u4").shaped({sweeps.size() * kArrivals}).contiguous());
+  auto* const counters =
+      static_cast<unsigned*>(Raw("arrived", arrived).typed("u4").shaped({sweeps.size() * kArrivals}).contiguous());
   (backward ? entry->sweep_back : entry->sweep)(all.data(), int(all.size()), counters, device_of(device),
                                                 stream_of(stream));
 }
 
 // a, b (n, columns), rows may lie apart.
-void sums(const py::object& a, const py::object& b, const std::vector<py::object>& to, bool add,
-          const py::object& room, std::uintptr_t stream) {
+void sums(const py::object& a, const py::object& b, const std::vector<py::object>& to, bool add, const py::object& room,
+          std::uintptr_t stream) {
   const Raw terms("a", a);
   const Dtype dtype = dtype_of(terms);
   const auto n = std::size_t(terms.shape.at(0)), columns = std::size_t(terms.shape.at(1));
-  ColumnSums call{.n = n, .columns = columns, .a = nullptr, .ld_a = 0, .b = nullptr, .ld_b = 0, .to = {}, .add = add,
+  ColumnSums call{.n = n,
+                  .columns = columns,
+                  .a = nullptr,
+                  .ld_a = 0,
+                  .b = nullptr,
+                  .ld_b = 0,
+                  .to = {},
+                  .add = add,
                   .sums = nullptr};
   const auto matrix = [&](const Raw& array, const void*& data, std::size_t& ld) {
     array.typed(type_name(dtype)).shaped({n, columns});
@@ -316,6 +362,7 @@ py::dict cells() {
 void bind_cuda_rnn(py::module_& module) {
   py::class_<Sweep>(module, "Sweep", py::is_final())
       .def(py::init<const std::string&, std::size_t, std::size_t, std::size_t, std::size_t, bool, const py::dict&>())
+      .def(py::init<const std::string&, bool, std::size_t, std::size_t, const py::dict&>())
       .def("begin", &Sweep::begin)
       .def("reset_stage", &Sweep::reset_stage)
       .def("forward", &Sweep::forward)
@@ -333,8 +380,8 @@ void bind_cuda_rnn(py::module_& module) {
     const RowsOf rows(x, y);
     dropout(rows.dtype, rows.call, p, {seed, layer, step, row}, stream_of(stream));
   });
-  module.def("copy_rows", [](const py::object& x, const py::object& y, const py::object& lengths,
-                             std::uintptr_t stream) {
+  module.def("copy_rows",
+             [](const py::object& x, const py::object& y, const py::object& lengths, std::uintptr_t stream) {
     const RowsOf rows(x, y);
     const void* const data =
         lengths.is_none() ? nullptr : Raw("lengths", lengths).typed("i8").shaped({rows.call.B}).contiguous();
