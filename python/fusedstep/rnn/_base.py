@@ -230,6 +230,11 @@ class Cell(_core.Steps):
         Returns
         -------
         self
+
+        Raises
+        ------
+        NotImplementedError
+            The cell is on CUDA.
         """
         self._cell.freeze()
         return self

@@ -14,6 +14,7 @@ from fusedstep._array import Array
 from fusedstep._device import Device
 from fusedstep.rnn._cuda_arguments import cell_of
 from fusedstep.rnn._cuda_run import Input, Run, take_persistently
+from fusedstep.rnn._tape import TAPES
 
 # Up to so many rows one persistent kernel takes the steps, where the weights fit. Each of its blocks copies a whole
 # step's h, which for more rows takes longer than the kernels of a step: from a model, not from measurements.
@@ -54,6 +55,8 @@ class Layer:
         tape: int,
     ) -> Run | None:
         """Run over x (T, B, I) from `state` to y (T, B, D·H) and `out`, of (D, B, H) each."""
+        if tape == TAPES["lean"]:
+            raise NotImplementedError("tape='lean': not there on CUDA")
         T, B, _ = x.shape
         steps = T if lengths is None else int(lengths.max(initial=0))
         on_device = None if lengths is None else self.device.from_numpy(lengths)

@@ -253,6 +253,8 @@ class Module(Formats):
         ------
         ValueError
             `weights` is none of these, the module is not float32, or rows are too wide for "int8" (131072).
+        NotImplementedError
+            The module is on CUDA.
         """
         form = self._packing(weights)
         for layer in self._layers:
@@ -353,6 +355,8 @@ class Module(Formats):
         ------
         ValueError, TypeError
             An argument does not fit; the message names it.
+        NotImplementedError
+            A lean tape is asked for on CUDA.
         """
         kept = kept_as(tape)
         if self.frozen and self._frozen_as != self.dtype.name:
@@ -595,9 +599,13 @@ class Module(Formats):
         ------
         ValueError
             The module is bidirectional, or an argument is none of these.
+        NotImplementedError
+            The module is on CUDA.
         """
         if self.bidirectional:
             raise ValueError("stream: expected a module of one direction, got a bidirectional one")
+        if self.device == "cuda":
+            raise NotImplementedError("stream: not there on CUDA")
         for name, value in (("batch", batch), ("threads", threads)):
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
                 raise ValueError(f"{name} must be an integer from 1 on, got {value!r}")
