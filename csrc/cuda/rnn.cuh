@@ -184,11 +184,14 @@ __global__ void __launch_bounds__(kThreads, 1) sweep_back_kernel(const __grid_co
   for (std::size_t step = r.S + 1; step-- > 0;) {  // the step after the one whose gradients it computes; last the end
     slice.each_chunk([&](unsigned row0, unsigned n) {
       const T passed = step < r.S ? through(step, row0, n) : T(0);
-      if (!slice.mine(row0)) return;
-      const U own = slice.own(row0);
-      if (step == 0) return own.finish(passed);
-      if (step - 1 < own.length) own.backward(step - 1, from, own.carried(step - 1, passed), slice.peephole);
-      if (row0 + n < r.B)
+      if (slice.mine(row0)) {
+        const U own = slice.own(row0);
+        if (step == 0)
+          own.finish(passed);
+        else if (step - 1 < own.length)
+          own.backward(step - 1, from, own.carried(step - 1, passed), slice.peephole);
+      }
+      if (step > 0 && row0 + n < r.B)
         read(step - 1, row0 + n);
       else if (step > 1)
         read(step - 2, 0);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cuda/recurrence.h"
+#include "python/cuda_bind.h"
 
 namespace fusedstep::python {
 namespace {
@@ -53,17 +54,19 @@ struct Raw {
   }
   void* contiguous() const {
     const auto whole = of_contiguous();
-    for (std::size_t i = 0; i < shape.size(); ++i)
+    for (std::size_t i = 0; i < shape.size() && !empty(); ++i)
       if (shape[i] > 1 && strides[i] != whole[i]) throw py::value_error(name + ": expected a contiguous array");
     return data;
   }
   // Steps and rows may lie apart.
   Strided strided() const {
-    if (shape.size() > 2 && shape[2] > 1 && strides[2] != 1) throw py::value_error(name + ": rows in pieces");
+    if (shape.size() > 2 && shape[2] > 1 && strides[2] != 1 && !empty())
+      throw py::value_error(name + ": rows in pieces");
     return {data, strides[0], strides[1]};
   }
 
  private:
+  bool empty() const { return std::count(shape.begin(), shape.end(), 0) > 0; }
   std::vector<std::ptrdiff_t> of_contiguous() const {
     std::vector<std::ptrdiff_t> all(shape.size());
     std::ptrdiff_t stride = 1;

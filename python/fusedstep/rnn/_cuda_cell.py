@@ -160,13 +160,15 @@ def cell_backward(
     vector, B = x.ndim == 1, 1 if x.ndim == 1 else x.shape[0]
     x = rows(x, "x", like, vector, B, inputs)
 
-    def given(obj: Any, name: str) -> Any:
+    def given(obj: Any, name: str, whole: bool = True) -> Any:
         if obj is None:
             return device.zeros((B, H), like.dtype)
         array = rows(float_array(device, obj, name), name, like, vector, B, H)
+        if whole:
+            check_contiguous(array, name)
         return array if array.flags.c_contiguous else array.copy()
 
-    old = [given(s, name) for s, name in zip(state, STATES, strict=False)]
+    old = [given(s, name, whole=False) for s, name in zip(state, STATES, strict=False)]
     new = [given(s, f"out[{i}]") for i, s in enumerate(out)]
     dnew = [given(d, f"d{name}") for d, name in zip(dout, STATES, strict=False)]
     check_shape(saved, "saved", (B, values * H))

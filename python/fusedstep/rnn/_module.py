@@ -143,8 +143,9 @@ class Module(Formats):
         return {name: initial(name, shape) for name, shape in self._shapes().items()}
 
     def _build(self, weights: dict[str, Array]) -> None:
-        self._place = place_of(weights)
-        self._place.check_module(self)
+        place = place_of(weights)
+        place.check_module(self)
+        self._place = place
         self._weights = MappingProxyType(weights)
         self._frozen_as = ""
         self._layers = [

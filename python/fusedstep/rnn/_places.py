@@ -10,7 +10,8 @@ from fusedstep.rnn import _cpu
 
 def place_of(weights: Mapping[str, Any]) -> Any:
     """Give the place of arrays; TypeError where it is not one."""
-    device = _device.common(weights.items())
+    names = list(weights)
+    device = _device.common(list(weights.values()), names.__getitem__)
     return _cpu if device is None else _on_cuda().Place(device)
 
 
