@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstddef>
+#include <type_traits>
 
 namespace fusedstep {
 
@@ -14,6 +15,11 @@ struct TemplateList {
   template <class F>
   static constexpr auto table(F f) {
     return std::array{f.template operator()<Items>()...};
+  }
+  // The same over the items' instances: f is given a std::type_identity of each.
+  template <class T, class F>
+  static constexpr auto table_of(F f) {
+    return std::array{f(std::type_identity<Items<T>>{})...};
   }
 };
 

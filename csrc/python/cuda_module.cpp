@@ -12,4 +12,5 @@ PYBIND11_MODULE(_cuda, module, pybind11::mod_gil_not_used()) {
   set_step_info_type(step_info_type.inc_ref().ptr());
   module.def("check_driver", &cuda::check_driver);
   bind_cuda_plan(module);
+  bind_cuda_rnn(module);
 }

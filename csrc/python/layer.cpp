@@ -440,7 +440,7 @@ void dropout(const py::array& x, py::array& y, double p, std::uint64_t seed, std
   check_same_shape(to, {"y"}, from);
   check_dtype(to, {"y"}, from.dtype);
   const Py_ssize_t element = Py_ssize_t(size_of(from.dtype));
-  if (from.shape[2] > 1 && (from.strides[2] != element || to.strides[2] != element))
+  if (from.size() > 0 && from.shape[2] > 1 && (from.strides[2] != element || to.strides[2] != element))
     throw py::value_error("x, y: expected the elements of a row side by side");
   const auto steps = std::size_t(from.shape[0]), rows = std::size_t(from.shape[1]), n = std::size_t(from.shape[2]);
   const py::gil_scoped_release release;

@@ -34,6 +34,10 @@ def view(obj: object, name: str) -> Array:
     if isinstance(obj, np.ndarray):
         return obj
     if not isinstance(obj, list | tuple | str | bytes | int | float | complex | dict):
+        from fusedstep import _device  # noqa: PLC0415
+
+        if _device.is_cuda(obj):  # whose exports would copy, or wait
+            raise TypeError(f"{name}: expected a float32 or float64 array in CPU memory, got {_describe(obj)}")
         detach = getattr(obj, "detach", None)  # torch refuses to export a tensor that requires a gradient
         source = detach() if callable(detach) else obj
         for export in (_from_interface, _from_dlpack):

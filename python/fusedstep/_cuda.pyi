@@ -1,7 +1,7 @@
 """The compiled module for arrays in CUDA memory. Private: its arguments are what the Python layer has already named."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, final, overload
 
 from fusedstep._core import StepInfo
 from fusedstep._device import Device
@@ -39,3 +39,46 @@ class Plan:
     def set_hyper(self, group: int, hyper: Sequence[float], maximize: bool) -> None: ...
     def stepper(self) -> Callable[[Any, float | None, float, bool, bool], StepInfo]: ...
     steps: list[float]
+
+# A direction of a layer; arrays by the names of csrc/cuda/recurrence.h. `step` is the number of a step as it is taken,
+# `stream` an address.
+@final
+class Sweep:
+    @overload
+    def __init__(
+        self,
+        kind: str,
+        T: int,
+        steps: int,
+        B: int,
+        H: int,
+        reverse: bool,
+        arrays: Mapping[str, Any],
+    ) -> None: ...
+    # One step of a cell: addresses of arrays whose shapes are checked.
+    @overload
+    def __init__(self, kind: str, single: bool, B: int, H: int, addresses: Mapping[str, int]) -> None: ...
+    def begin(self, stream: int) -> None: ...
+    def reset_stage(self, step: int, stream: int) -> None: ...
+    def forward(self, step: int, stream: int) -> None: ...
+    def backward(self, step: int, stream: int) -> None: ...
+    def reset_backward(self, step: int, stream: int) -> None: ...
+    def finish(self, stream: int) -> None: ...
+
+# gates, states, values (of a tape), state_gates, separate, peepholes: (gate, whether it sees c') for each
+def recurrent_cells() -> dict[str, dict[str, Any]]: ...
+
+arrivals: int  # zeros (uint32) that a persistent sweep counts with
+
+# device: (multiprocessors, bytes of shared memory) in the place of the current one's
+def persistent_fits(
+    kind: str, single: bool, B: int, H: int, sweeps: int, backward: bool, device: tuple[int, int] | None
+) -> bool: ...
+def persistent_sweep(
+    sweeps: Sequence[Sweep], backward: bool, arrived: Any, stream: int, device: tuple[int, int] | None
+) -> None: ...
+def sums_size(rows: int, columns: int) -> int: ...  # doubles
+def column_sums(a: Any, b: Any, to: Sequence[Any], add: bool, room: Any, stream: int) -> None: ...
+def dropout(x: Any, y: Any, p: float, seed: int, layer: int, step: int, row: int, stream: int) -> None: ...
+def copy_rows(x: Any, y: Any, lengths: Any, stream: int) -> None: ...
+def add(to: Any, array: Any, stream: int) -> None: ...

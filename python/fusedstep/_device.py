@@ -138,6 +138,12 @@ class Device:
         self.cupy, self.core = _modules()
         self.number = number
 
+    @classmethod
+    def current(cls) -> "Device":
+        """Return CuPy's current GPU."""
+        cupy, _ = _modules()
+        return cls(int(cupy.cuda.runtime.getDevice()))
+
     def stream(self) -> int:
         """Return the address of CuPy's current stream; RuntimeError where CuPy's current device is another one."""
         cuda = self.cupy.cuda
@@ -161,6 +167,24 @@ class Device:
     def matmul(self, a: Any, b: Any, out: Any) -> None:
         """Write the matrix product of CuPy arrays."""
         self.cupy.matmul(a, b, out=out)
+
+    def array(self, obj: Any, name: str) -> Any:
+        """View an array in this GPU's memory as CuPy's, whoever made it; TypeError where it is elsewhere."""
+        if not is_cuda(obj):
+            raise TypeError(f"{name}: expected an array in CUDA memory, got {describe(obj)}")
+        number = _number(obj)
+        if number != self.number:
+            raise TypeError(f"{name}: expected an array on GPU {self.number}, got one on GPU {number}")
+        if isinstance(obj, self.cupy.ndarray):
+            return obj
+        detach = getattr(obj, "detach", None)  # torch refuses to export a tensor that requires a gradient
+        source = detach() if callable(detach) else obj
+        exports = hasattr(type(source), "__cuda_array_interface__")
+        return self.cupy.asarray(source) if exports else self.cupy.from_dlpack(source)
+
+    def from_numpy(self, array: Array) -> Any:
+        """Copy an array of the CPU."""
+        return self.cupy.asarray(array)
 
     def asnumpy(self, array: Any) -> Array:
         """Copy a CuPy array to the CPU; waits for the current stream."""

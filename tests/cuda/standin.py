@@ -224,6 +224,9 @@ class ndarray:  # noqa: N801
         shares = np.shares_memory(reshaped, self._host)
         return self._view(reshaped, self.data.mem) if shares else self._of(reshaped)
 
+    def swapaxes(self, a, b):
+        return self._view(self._host.swapaxes(a, b), self.data.mem)
+
     def copy(self):
         return self._of(self._host)
 

@@ -2,14 +2,16 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fusedstep import _array, _core
+from fusedstep import _array, _core, _device
 from fusedstep._array import Array
+from fusedstep.rnn._places import moved, place_of
 
 
 class Tape:
@@ -85,11 +87,12 @@ def taped(
     state: Any,
     out: Any,
     call: Callable[[Any, Any, Any, bool], Any],
+    view: Callable[[Any, str], Any] = _array.view,
 ) -> tuple[Any, Tape]:
     """Run ``call(x, state, out, True)``, which returns (new state, saved), and keep what backward needs."""
 
     def kept(obj: Any, name: str) -> Array:
-        array = _array.view(obj, name)
+        array: Array = view(obj, name)
         return array if out is None else array.copy()
 
     def kept_states(state: Any) -> tuple[Array, ...]:
@@ -104,10 +107,37 @@ def taped(
 
 def backward(tape: Tape, *gradients: Any) -> Gradients:
     """Run a step backward. `gradients` are those of the new state; None means zero."""
-    dx, dstate, weights = _core.cell_backward(
-        tape.kind, dict(tape.weights), tape.x, tape.state, tape.out, tape.saved, gradients
-    )
+    arguments = tape.kind, dict(tape.weights), tape.x, tape.state, tape.out, tape.saved, gradients
+    try:
+        dx, dstate, weights = _core.cell_backward(*arguments)
+    except TypeError:
+        if not _device.is_cuda(tape.saved):
+            raise
+        dx, dstate, weights = place_of({"saved": tape.saved}).cell_backward(*arguments)
     return Gradients(dx, dstate if len(dstate) > 1 else dstate[0], weights)
+
+
+def any_on_cuda(weights: Mapping[str, Any], *arguments: Any) -> bool:
+    """Tell whether an argument of a step is in CUDA memory: asked where `_core` has refused one."""
+    given = (
+        item for argument in arguments for item in (argument if isinstance(argument, tuple | list) else (argument,))
+    )
+    return any(map(_device.is_cuda, (*weights.values(), *given)))
+
+
+def step_on_cuda(kind: str, weights: Mapping[str, Any], x: Any, state: Any, out: Any, tape: bool) -> Any:
+    """Take a step over arrays in CUDA memory, all on one GPU."""
+    place = place_of({**weights, "x": x, **_named(state, "{}"), **_named(out, "out[{}]")})
+    call = partial(place.cell_forward, kind, weights)
+    return taped(kind, weights, x, state, out, call, place.view) if tape else call(x, state, out, False)
+
+
+def _named(state: Any, form: str) -> dict[str, Any]:
+    """Call the arrays of a state what errors do."""
+    if not isinstance(state, tuple | list):
+        return {"h" if form == "{}" else "out": state}
+    names = ("h", "c") if form == "{}" else range(len(state))
+    return {form.format(name): item for name, item in zip(names, state, strict=False)}
 
 
 class Cell(_core.Steps):
@@ -143,14 +173,15 @@ class Cell(_core.Steps):
     def _build(self, kind: str, weights: dict[str, Array]) -> None:
         self._kind = kind
         self._weights = MappingProxyType(weights)
-        self._cell = _core.Cell(kind, weights)
+        self._place = place_of(weights)
+        self._cell = self._place.Cell(kind, weights)
         self._step = self._cell.stepper()
         self.hidden_size = weights["weight_hh"].shape[1]
         self.input_size = weights["weight_ih"].shape[1]
 
     def _taped(self, x: Any, state: Any, out: Any) -> Any:
         """Take a step for `__call__` with `tape`."""
-        return taped(self._kind, self.weights, x, state, out, self._step)
+        return taped(self._kind, self.weights, x, state, out, self._step, self._place.view)
 
     @property
     def weights(self) -> Mapping[str, Array]:
@@ -158,9 +189,37 @@ class Cell(_core.Steps):
         return self._weights
 
     @property
+    def device(self) -> str:
+        """Where the weights are: "cpu" or "cuda"."""
+        return str(self._place.name)
+
+    def to(self, device: str) -> Self:
+        """Move the weights: arrays of `weights` are new ones then, so make optimizers afterwards.
+
+        Parameters
+        ----------
+        device : {"cpu", "cuda"}
+            CPU memory and NumPy arrays, or the memory of CuPy's current device and CuPy arrays. All arrays of a step
+            are where the weights are.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            `device` is neither, or the cell is frozen.
+        ImportError, RuntimeError
+            There is no CuPy, no CUDA build of fusedstep, or no driver.
+        """
+        self._build(self._kind, moved(self.weights, self._place, device, self.frozen))
+        return self
+
+    @property
     def frozen(self) -> bool:
         """Whether a packed snapshot of the weights is in use."""
-        return self._cell.frozen
+        return bool(self._cell.frozen)
 
     def freeze(self) -> Self:
         """Pack a snapshot of the weights for faster steps, and mark the arrays read-only until `unfreeze`.
@@ -171,6 +230,11 @@ class Cell(_core.Steps):
         Returns
         -------
         self
+
+        Raises
+        ------
+        NotImplementedError
+            The cell is on CUDA.
         """
         self._cell.freeze()
         return self

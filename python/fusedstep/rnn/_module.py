@@ -8,10 +8,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fusedstep import _array, _core
+from fusedstep import _core
 from fusedstep._array import Array
 from fusedstep.rnn._base import Gradients
 from fusedstep.rnn._formats import Formats
+from fusedstep.rnn._places import moved, place_of
 from fusedstep.rnn._tape import TAPES, Form, Masks, SequenceTape, kept_as
 from fusedstep.rnn.stream import Stream
 
@@ -142,10 +143,13 @@ class Module(Formats):
         return {name: initial(name, shape) for name, shape in self._shapes().items()}
 
     def _build(self, weights: dict[str, Array]) -> None:
+        place = place_of(weights)
+        place.check_module(self)
+        self._place = place
         self._weights = MappingProxyType(weights)
         self._frozen_as = ""
         self._layers = [
-            _core.Layer(
+            self._place.Layer(
                 self._kind,
                 [{name: weights[ours] for name, ours in names.items()} for names in self._layer_names(layer)],
             )
@@ -181,20 +185,54 @@ class Module(Formats):
         if weights.keys() != self.weights.keys():
             missing, extra = self.weights.keys() - weights.keys(), weights.keys() - self.weights.keys()
             raise ValueError(f"weights: missing {sorted(missing)}, unknown {sorted(map(str, extra))}")
-        arrays = {name: _array.view(weights[name], f"weights[{name!r}]") for name in self.weights}
+        arrays = {name: self._place.source(weights[name], f"weights[{name!r}]") for name in self.weights}
         for name, array in arrays.items():
             if array.dtype.type not in (np.float32, np.float64):
                 raise TypeError(f"weights[{name!r}]: expected a float32 or float64 array, got dtype {array.dtype}")
             if array.shape != self.weights[name].shape:
                 raise ValueError(f"weights[{name!r}]: expected shape {self.weights[name].shape}, got {array.shape}")
         for name, array in arrays.items():
-            self.weights[name][...] = array
+            self._place.assign(self.weights[name], array)
+        return self
+
+    def _host_weights(self) -> dict[str, Array]:
+        """Give the weights in CPU memory."""
+        return {name: self._place.host(array) for name, array in self.weights.items()}
+
+    @property
+    def device(self) -> str:
+        """Where the weights are: "cpu" or "cuda"."""
+        return str(self._place.name)
+
+    def to(self, device: str) -> Self:
+        """Move the weights: arrays of `weights` are new ones then, so make optimizers afterwards.
+
+        Parameters
+        ----------
+        device : {"cpu", "cuda"}
+            CPU memory and NumPy arrays, or the memory of CuPy's current device and CuPy arrays. All arrays of calls are
+            where the weights are.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            `device` is neither, or the module is frozen.
+        NotImplementedError
+            An option of the module is not there on CUDA: `layer_norm`, `proj_size`, `recurrent_dropout`, `zoneout`.
+        ImportError, RuntimeError
+            There is no CuPy, no CUDA build of fusedstep, or no driver.
+        """
+        self._build(moved(self.weights, self._place, device, self.frozen))
         return self
 
     @property
     def frozen(self) -> bool:
         """Whether a packed snapshot of the weights is in use."""
-        return self._layers[0].frozen
+        return bool(self._layers[0].frozen)
 
     def freeze(self, weights: str | None = None) -> Self:
         """Pack a snapshot of the weights, once for all calls, and mark the arrays read-only until `unfreeze`.
@@ -216,6 +254,8 @@ class Module(Formats):
         ------
         ValueError
             `weights` is none of these, the module is not float32, or rows are too wide for "int8" (131072).
+        NotImplementedError
+            The module is on CUDA.
         """
         form = self._packing(weights)
         for layer in self._layers:
@@ -316,6 +356,8 @@ class Module(Formats):
         ------
         ValueError, TypeError
             An argument does not fit; the message names it.
+        NotImplementedError
+            A lean tape is asked for on CUDA.
         """
         kept = kept_as(tape)
         if self.frozen and self._frozen_as != self.dtype.name:
@@ -337,7 +379,7 @@ class Module(Formats):
     def _run(
         self, x: Any, state: Any, lengths: Any, reset: Any, *, tape: int, masks: Masks
     ) -> tuple[Array, Any, SequenceTape]:
-        x = self._array(x, "x")
+        place, x = self._place, self._array(x, "x")
         form = Form(x, self.input_size, self.batch_first)
         states = self._state(state, form, "state")
         if lengths is not None:
@@ -345,7 +387,7 @@ class Module(Formats):
         if reset is not None:
             reset = self._reset(reset, form)
         D, P, total = self._directions, self._width, self.num_layers * self._directions
-        new = [np.empty((total, form.B, width), self.dtype) for width in self._state_widths()]
+        new = [place.empty((total, form.B, width), self.dtype) for width in self._state_widths()]
         dropped = masks.dropout
         runs: list[_core.Run] = []
         between: list[Array] = []
@@ -353,7 +395,7 @@ class Module(Formats):
         for i, layer in enumerate(self._layers):
             last = i + 1 == self.num_layers
             shape = form.shape(D * P) if last else (form.T, form.B, D * P)
-            y = (_core.empty if lengths is None else np.zeros)(shape, self.dtype)
+            y = (place.result if lengths is None else place.zeros)(shape, self.dtype)
             outward = form.inward(y) if last else y
             own = slice(i * D, (i + 1) * D)
             run = layer.forward(
@@ -368,8 +410,8 @@ class Module(Formats):
             )
             inward = outward
             if dropped and not last:
-                inward = _core.empty(outward.shape, self.dtype)
-                _core.dropout(outward, inward, dropped, masks.seed, i, masks.step, masks.row)
+                inward = place.result(outward.shape, self.dtype)
+                place.dropout(outward, inward, dropped, masks.seed, i, masks.step, masks.row)
             if run is not None:
                 runs.append(run)
                 between += [] if last else [outward, inward] if dropped else [outward]
@@ -417,26 +459,26 @@ class Module(Formats):
             raise ValueError(f"tape: expected one of this module's, got one of {tape._module!r}")
         if tape.spent:
             raise ValueError("tape: expected one that no backward call has used, got one that is spent")
-        form, D, P = tape._form, self._directions, self._width
+        form, D, P, place = tape._form, self._directions, self._width, self._place
         if dy is not None:
             dy = self._array(dy, "dy")
             if dy.shape != form.shape(D * P):
                 raise ValueError(f"dy: expected shape {form.shape(D * P)}, got {dy.shape}")
             dy = form.inward(dy)
-        states = [np.array(s) for s in self._state(dstate, form, "dstate", "d")]
+        states = [s.copy() for s in self._state(dstate, form, "dstate", "d")]
         read = dict(tape._ends) if dy is None else {**tape._ends, "dy": dy}
         gradients = self._gradients(out, accumulate, read)
         masks = tape._masks
         dropped = masks.dropout
         for i in reversed(range(self.num_layers)):
             shape = form.shape(self.input_size) if i == 0 else (form.T, form.B, D * P)
-            dx = (_core.empty if tape._runs[i].whole and D == 1 else np.zeros)(shape, self.dtype)
+            dx = (place.result if tape._runs[i].whole and D == 1 else place.zeros)(shape, self.dtype)
             inward = form.inward(dx) if i == 0 else dx
             own = slice(i * D, (i + 1) * D)
             directions = [{name: gradients[ours] for name, ours in names.items()} for names in self._layer_names(i)]
             tape._runs[i].backward(dy, [s[own] for s in states], inward, directions, accumulate)
             if i > 0 and dropped:
-                _core.dropout(inward, inward, dropped, masks.seed, i - 1, masks.step, masks.row)
+                place.dropout(inward, inward, dropped, masks.seed, i - 1, masks.step, masks.row)
             dy = inward
         tape._between.clear()
         return Gradients(dx, self._form_state(states, form), gradients)
@@ -445,11 +487,11 @@ class Module(Formats):
         if out is None:
             if accumulate:
                 raise ValueError("accumulate: expected the arrays to add to as out, got None")
-            return {name: _core.empty(array.shape, array.dtype) for name, array in self.weights.items()}
+            return {name: self._place.result(array.shape, array.dtype) for name, array in self.weights.items()}
         if not isinstance(out, Mapping) or out.keys() != self.weights.keys():
             got = sorted(map(str, out)) if isinstance(out, Mapping) else type(out).__name__
             raise ValueError(f"out: expected an array for each of {sorted(self.weights)}, got {got}")
-        arrays = {name: _array.parameter(out[name], f"out[{name!r}]") for name in self.weights}
+        arrays = {name: self._place.parameter(out[name], f"out[{name!r}]") for name in self.weights}
         for name, array in arrays.items():
             like = self.weights[name]
             if array.dtype != like.dtype:
@@ -457,10 +499,10 @@ class Module(Formats):
             if array.shape != like.shape:
                 raise ValueError(f"out[{name!r}]: expected shape {like.shape}, got {array.shape}")
             for other, source in read.items():
-                if np.may_share_memory(array, source):
+                if self._place.overlap(array, source):
                     raise ValueError(f"out[{name!r}]: expected memory of its own, got an overlap with {other}")
         names = list(arrays)
-        _array.check_apart(
+        self._place.check_apart(
             [*arrays.values(), *self.weights.values()],
             lambda i: f"out[{names[i]!r}]" if i < len(names) else f"weights[{names[i - len(names)]!r}]",
         )
@@ -469,10 +511,10 @@ class Module(Formats):
     # ---- arguments
 
     def _array(self, obj: Any, name: str) -> Array:
-        array = _array.view(obj, name)
+        array: Array = self._place.view(obj, name)
         if array.dtype != self.dtype:
             raise TypeError(f"{name}: expected dtype {self.dtype}, got {array.dtype}")
-        if not array.flags.aligned:
+        if not self._place.aligned(array):
             raise ValueError(f"{name}: expected elements aligned to their size, got a misaligned array")
         if array.ndim and array.shape[-1] > 1 and array.size and array.strides[-1] != array.itemsize:
             raise ValueError(
@@ -484,19 +526,19 @@ class Module(Formats):
     def _state(self, state: Any, form: Form, name: str, prefix: str = "") -> list[Array]:
         total, widths, count = self.num_layers * self._directions, self._state_widths(), len(self._states)
         if state is None:
-            return [np.zeros((total, form.B, width), self.dtype) for width in widths]
+            return [self._place.zeros((total, form.B, width), self.dtype) for width in widths]
         if count > 1 and (not isinstance(state, tuple | list) or len(state) != count):
             got = f"{len(state)} items" if isinstance(state, tuple | list) else type(state).__name__
             raise TypeError(f"{name}: expected a tuple ({', '.join(prefix + s for s in self._states)}), got {got}")
         arrays: list[Array] = []
         for item, own, width in zip(state if count > 1 else [state], self._states, widths, strict=True):
             if item is None and prefix:
-                arrays.append(np.zeros((total, form.B, width), self.dtype))
+                arrays.append(self._place.zeros((total, form.B, width), self.dtype))
                 continue
             array, wanted = self._array(item, prefix + own), form.state_shape(total, width)
             if array.shape != wanted:
                 raise ValueError(f"{prefix + own}: expected shape {wanted}, got {array.shape}")
-            arrays.append(np.ascontiguousarray(array).reshape(total, form.B, width))
+            arrays.append(self._place.contiguous(array).reshape(total, form.B, width))
         return arrays
 
     def _state_widths(self) -> tuple[int, ...]:
@@ -507,7 +549,7 @@ class Module(Formats):
         return shaped[0] if len(shaped) == 1 else tuple(shaped)
 
     def _lengths(self, lengths: Any, form: Form) -> Array:
-        array = np.asarray(lengths)
+        array: Array = self._place.integers(lengths, "lengths")
         if array.dtype.kind not in "iu":
             raise TypeError(f"lengths: expected integers, got dtype {array.dtype}")
         if array.shape != (form.B,):
@@ -520,7 +562,7 @@ class Module(Formats):
     def _reset(self, reset: Any, form: Form) -> Array:
         if self.bidirectional:
             raise ValueError("reset: expected None for a bidirectional module, got an array")
-        array = np.asarray(reset)
+        array = self._place.mask(reset, "reset")
         if array.dtype != np.bool_:
             raise TypeError(f"reset: expected dtype bool, got {array.dtype}")
         if array.shape != form.shape():
@@ -558,9 +600,13 @@ class Module(Formats):
         ------
         ValueError
             The module is bidirectional, or an argument is none of these.
+        NotImplementedError
+            The module is on CUDA.
         """
         if self.bidirectional:
             raise ValueError("stream: expected a module of one direction, got a bidirectional one")
+        if self.device == "cuda":
+            raise NotImplementedError("stream: not there on CUDA")
         for name, value in (("batch", batch), ("threads", threads)):
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
                 raise ValueError(f"{name} must be an integer from 1 on, got {value!r}")

@@ -6,6 +6,7 @@ from typing import Any
 from fusedstep.rnn._base import Gradients
 from fusedstep.rnn._formats.torch import read_torch, torch_names
 from fusedstep.rnn._module import Given, Module
+from fusedstep.rnn._places import place_of
 from fusedstep.rnn._tape import SequenceTape
 from fusedstep.rnn.sequence import GRU, LSTM
 
@@ -17,7 +18,9 @@ def _over(cls: type[Module], weights: Any, **options: Any) -> Module:
     keys = torch_names(weights, "weights", "", cls._family())
     titles = {name: f"weights[{key!r}]" for name, key in keys.items()}
     coupled = bool(options.get("coupled"))
-    found, arrays = read_torch(cls._family(), {name: weights[key] for name, key in keys.items()}, titles, coupled)
+    given = {name: weights[key] for name, key in keys.items()}
+    view = place_of({titles[name]: array for name, array in given.items()}).view
+    found, arrays = read_torch(cls._family(), given, titles, coupled, view)
     return cls(**(found | options), rng=Given(arrays))
 
 

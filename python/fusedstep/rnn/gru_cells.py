@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike
 
 from fusedstep import _core
 from fusedstep._array import Array
-from fusedstep.rnn._base import Cell, Gradients, Tape, backward, taped
+from fusedstep.rnn._base import Cell, Gradients, Tape, any_on_cuda, backward, step_on_cuda, taped
 from fusedstep.rnn.lstm_cells import sigmoid
 
 KINDS = ("gru_reset_before", "gru")
@@ -76,9 +76,14 @@ def gru_cell(
     """
     weights = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
     kind = KINDS[bool(reset_after)]
-    if not tape:
-        return _core.cell_forward(kind, weights, x, h, out, False)
-    return taped(kind, weights, x, h, out, partial(_core.cell_forward, kind, weights))
+    try:
+        if not tape:
+            return _core.cell_forward(kind, weights, x, h, out, False)
+        return taped(kind, weights, x, h, out, partial(_core.cell_forward, kind, weights))
+    except TypeError:
+        if not any_on_cuda(weights, x, h, out):
+            raise
+    return step_on_cuda(kind, weights, x, h, out, tape)
 
 
 def gru_cell_backward(tape: Tape, dh: Any) -> Gradients:

@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike
 
 from fusedstep import _core
 from fusedstep._array import Array
-from fusedstep.rnn._base import Cell, Gradients, Tape, backward, taped
+from fusedstep.rnn._base import Cell, Gradients, Tape, any_on_cuda, backward, step_on_cuda, taped
 
 
 def kind_of(peephole: bool, coupled: bool) -> str:
@@ -93,9 +93,14 @@ def lstm_cell(
         "weight_ch": weight_ch,
     }
     kind = kind_of(weight_ch is not None, coupled)
-    if not tape:
-        return _core.cell_forward(kind, weights, x, state, out, False)
-    return taped(kind, weights, x, state, out, partial(_core.cell_forward, kind, weights))
+    try:
+        if not tape:
+            return _core.cell_forward(kind, weights, x, state, out, False)
+        return taped(kind, weights, x, state, out, partial(_core.cell_forward, kind, weights))
+    except TypeError:
+        if not any_on_cuda(weights, x, state, out):
+            raise
+    return step_on_cuda(kind, weights, x, state, out, tape)
 
 
 def lstm_cell_backward(tape: Tape, dh: Any, dc: Any = None) -> Gradients:

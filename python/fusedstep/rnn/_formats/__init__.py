@@ -35,6 +35,8 @@ class Formats:
 
         def load(self, weights: Any) -> Self: ...
 
+        def _host_weights(self) -> dict[str, Array]: ...
+
     @classmethod
     def _family(cls) -> str:
         return "GRU" if "reset_after" in cls._options else "LSTM"
@@ -111,7 +113,7 @@ class Formats:
             value = getattr(self, name, ours)
             if value != ours:
                 raise ValueError(f"to_torch: expected {name}={ours}, as torch has no other, got {name}={value}")
-        return {name: array.copy() for name, array in self.weights.items()}
+        return {name: array.copy() for name, array in self._host_weights().items()}
 
     @classmethod
     def from_onnx(cls, node_or_file: Any, tensors: Any = None, *, batch_first: bool | None = None) -> Self:
@@ -237,7 +239,7 @@ class Formats:
             raise TypeError(f"file: expected a path, got {type(file).__name__}")
         said = {"class": self._family()} | {name: getattr(self, name) for name in self._options}
         metadata = {MARK + name: json.dumps(value) for name, value in said.items()}
-        package.save_file(dict(self.weights), os.fspath(file), metadata=metadata)
+        package.save_file(self._host_weights(), os.fspath(file), metadata=metadata)
 
     @classmethod
     def from_safetensors(

@@ -1,7 +1,7 @@
 """What the readers share: the orders of gates, and checks."""
 
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ GATES = {table: len(orders["torch"]) for table, orders in ORDERS.items()}
 ENDINGS = ("", "_reverse")  # of names, by direction
 
 Direction = dict[str, Array]  # one direction's arrays by the names of a cell's weights
+View = Callable[[Any, str], Any]
 Found = tuple[dict[str, Any], dict[str, Array]]  # options and weights
 
 
@@ -31,9 +32,9 @@ def required(package: str, user: str, otherwise: str = "") -> Any:
         raise ImportError(f"{user} needs the package {root}: pip install {root}{otherwise}") from error
 
 
-def views_of(sources: Mapping[str, Any]) -> dict[str, Array]:
+def views_of(sources: Mapping[str, Any], view: View = _array.view) -> dict[str, Array]:
     """View arrays, by the names that errors call them: float32 or float64, all alike."""
-    arrays = {name: _array.view(source, name) for name, source in sources.items()}
+    arrays = {name: view(source, name) for name, source in sources.items()}
     first, example = next(iter(arrays.items()))
     for name, array in arrays.items():
         if array.dtype.type not in (np.float32, np.float64):

@@ -4,7 +4,18 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fusedstep.rnn._formats.common import ENDINGS, GATES, Found, expect_shape, length, options_of, some, views_of
+from fusedstep import _array
+from fusedstep.rnn._formats.common import (
+    ENDINGS,
+    GATES,
+    Found,
+    View,
+    expect_shape,
+    length,
+    options_of,
+    some,
+    views_of,
+)
 
 PARTS = "weight_ih|weight_hh|bias_ih|bias_hh|weight_ch|weight_hr|gain_ih|gain_hh|gain_c|bias_c"
 NAME = re.compile(rf"({PARTS})_l(0|[1-9][0-9]*)(|_reverse)")
@@ -42,9 +53,11 @@ def torch_names(
     return {name: keys[name] for name in wanted}
 
 
-def read_torch(family: str, arrays: Mapping[str, Any], titles: Mapping[str, str], coupled: bool = False) -> Found:
+def read_torch(
+    family: str, arrays: Mapping[str, Any], titles: Mapping[str, str], coupled: bool = False, view: View = _array.view
+) -> Found:
     """Read complete arrays by our names; `titles` are what errors call them. An LSTM may be `coupled`."""
-    views = views_of({titles[name]: array for name, array in arrays.items()})
+    views = views_of({titles[name]: array for name, array in arrays.items()}, view)
     weights = {name: views[titles[name]] for name in arrays}
     rows, peepholes = GATES[family] - coupled, GATES["peephole"] - coupled
     P, inputs = length(weights["weight_hh_l0"], 1), length(weights["weight_ih_l0"], 1)

@@ -92,4 +92,9 @@ inline bool __all_sync(unsigned mask, bool vote, const cuda_host::Where& where =
 
 // Orders the one atomic operation that follows (a legacy one: the __nv_atomic functions say their order).
 inline void __threadfence() { cuda_host::fence(); }
+// A load past the caches that are not coherent: the host's all are.
+template <class T>
+T __ldcg(const T* address) {
+  return *address;
+}
 inline void __nanosleep(unsigned) { cuda_host::pause(); }

@@ -1,0 +1,134 @@
+// The seam between the bindings of fusedstep._cuda and the recurrent kernels: plain pointers, all of them to device
+// memory, and functions that launch. None of them allocates, copies to the host or waits.
+//
+// What the weight matrices' products give comes from the caller (per-step path: cuBLAS), or is the persistent kernels'
+// own doing. The cells' mathematics is that of csrc/rnn, forward and backward.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/table.h"
+#include "cuda/device.h"
+
+namespace fusedstep::cuda {
+
+inline constexpr int kRecurrentStates = 2;  // h, c
+
+// One direction of a layer over S steps and B rows: G gates, H hidden units. A row takes part in its first `length`
+// steps; the kernels leave alone what is beyond, but for the state, which they carry on. Arrays over the caller's steps
+// and rows are strided, and a row going in reverse starts at its own last step. Internal arrays (S, B, …) are indexed
+// by slot: the caller's step where that is the same for all rows, else the number of the step as it is taken.
+struct Recurrence {
+  std::size_t S, B, H;
+  const std::int64_t* lengths;  // (B), or null: all are S
+  const bool* reset;            // (step, row): whether the state is zeroed before it; or null
+  std::ptrdiff_t ld_reset[2];
+  bool reverse;
+
+  const void* weight_hh;  // (G·H, H): the persistent kernels' alone
+  const void* bias_ih;    // (G·H) or null
+  const void* bias_hh;    // (G·H) or null
+  const void* weight_ch;  // (peepholes, H) or null
+
+  const void* initial[kRecurrentStates];  // (B, H) before the first step
+  std::size_t ld_initial[kRecurrentStates];
+  Strided input;      // (T, B, G·H): x·W_ihᵗ. A cell with two products writes r and z over theirs
+  Strided y;          // (T, B, H) h after each step; data null: not wanted
+  void *h[2], *c[2];  // (B, H): before step s they are in h[s mod 2] and c[s mod 2]; the c may be one array
+  // Of the step in hand: h·W_hhᵗ (B, state gates·H), and of a cell with two products r·h (B, H) and what W_hn makes of
+  // it.
+  const void* hidden;
+  void* reset_h;
+  const void* late;
+  // What backward needs; null where it is not wanted.
+  void* saved;   // (S, B, values, H); may be the memory of `input` where both have one shape and order
+  void* states;  // (S, B, H): c after each step
+
+  // Backward.
+  Strided dy;        // (T, B, H), data null: zeros
+  void* dh;          // (B, H): of h after the last step, then of h before the first, as dc
+  void* dc;          // (B, H)
+  void* through;     // (B, H): what W_hh's columns make of the step before's gate gradients
+  Strided dinput;    // (T, B, G·H): gradients of the gates' preactivations as W_ih sees them; may be `saved`, likewise
+  void* dstate;      // (S, B, state gates·H): as W_hh sees them, or null where `dinput` serves: same values, same order
+  void* dlate;       // (S, B, H): n's, of a cell with two products
+  void* dreset_h;    // (B, H): what W_hn's columns make of them
+  void* previous_h;  // (S, B, H): h before each step
+  void* previous_c;  // (S, B, H), or null
+  void* all_reset_h;  // (S, B, H): r·h of each step
+};
+
+struct RecurrentEntry {
+  const char* name;
+  int gates, states, values, peepholes;  // values: what `saved` holds of a unit
+  int state_gates;                       // how many gates the first product with W_hh feeds
+  bool separate;                         // whether W_hh sees gradients of its own
+  const int* peephole_gate;              // the peepholes' gradients are sums of this gate's
+  const bool* peephole_sees_next;        // times c after the step, else before it
+
+  // The per-step path. begin; then for each step [reset_stage, then the second product,] forward.
+  void (*begin)(const Recurrence& r, Stream stream);
+  void (*reset_stage)(const Recurrence& r, std::size_t step, Stream stream);  // null without a second product
+  void (*forward)(const Recurrence& r, std::size_t step, Stream stream);
+  // From the last step to the first: backward [, then the second product's, reset_backward]; then finish.
+  void (*backward)(const Recurrence& r, std::size_t step, Stream stream);
+  void (*reset_backward)(const Recurrence& r, std::size_t step, Stream stream);
+  void (*finish)(const Recurrence& r, Stream stream);
+};
+// Null where there is no such cell.
+const RecurrentEntry* recurrent(const std::string& name, Dtype dtype);
+std::vector<const char*> recurrent_names();
+
+// The persistent path: n sweeps of one shape side by side, all their steps in one kernel. begin comes before it; finish
+// is its own doing. `arrived`: kArrivals zeros for each sweep.
+inline constexpr std::size_t kArrivals = 32;  // a counter, and the rest of its cache line
+
+// What it may take of the device.
+struct Multiprocessors {
+  int count;
+  std::size_t shared;  // bytes that one block may have
+};
+Multiprocessors multiprocessors();  // of the current device; none where it cannot launch cooperatively
+
+struct PersistentEntry {
+  const char* name;
+  // Whether the weights fit.
+  bool (*fits)(std::size_t B, std::size_t H, int n, bool backward, const Multiprocessors& device);
+  void (*sweep)(const Recurrence* sweeps, int n, unsigned* arrived, const Multiprocessors& device, Stream stream);
+  void (*sweep_back)(const Recurrence* sweeps, int n, unsigned* arrived, const Multiprocessors& device, Stream stream);
+};
+// Null where there is none: float32 alone has them.
+const PersistentEntry* persistent(const std::string& name, Dtype dtype);
+
+// The sum over n rows of a[row][column]·b[row][column], b null: of a alone, to each of `to` that is not null: written,
+// or added where `add`. Rows lie ld apart. `sums`: room for sums_size(n, columns) doubles.
+struct ColumnSums {
+  std::size_t n, columns;
+  const void* a;
+  std::size_t ld_a;
+  const void* b;
+  std::size_t ld_b;
+  void* to[2];
+  bool add;
+  double* sums;
+};
+std::size_t sums_size(std::size_t n, std::size_t columns);
+void column_sums(Dtype dtype, const ColumnSums& call, Stream stream);
+
+// From x to y, (T, B, n) each.
+struct RowsCall {
+  Strided x, y;
+  std::size_t T, B, n;
+};
+// With a dropout mask, the CPU's, applied; may be in place.
+void dropout(Dtype dtype, const RowsCall& rows, double p, const DropoutKey& key, Stream stream);
+// Where step < lengths[row], zeros elsewhere; lengths null: all of it.
+void copy_rows(Dtype dtype, const RowsCall& rows, const std::int64_t* lengths, Stream stream);
+
+// to[i] += from[i]
+void add(Dtype dtype, void* to, const void* from, std::size_t n, Stream stream);
+
+}  // namespace fusedstep::cuda

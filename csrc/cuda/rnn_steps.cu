@@ -1,0 +1,138 @@
+// Launches what recurrent steps and sequences need beside the persistent kernels.
+#include <algorithm>
+#include <stdexcept>
+
+#include "cuda/launch.cuh"
+#include "cuda/pointwise.cuh"
+#include "cuda/recurrence.h"
+#include "cuda/rows.cuh"
+
+namespace fusedstep::ISA {
+namespace {
+
+unsigned blocks_for(std::size_t n, std::size_t each, std::size_t most) {
+  return unsigned(std::min((n + each - 1) / each, most));
+}
+// Limits of a grid.
+constexpr std::size_t kMostX = 0x7FFFFFFF, kMostY = 65535;
+
+// f.operator()<T>() for the type of a dtype.
+template <class F>
+auto with_type(Dtype dtype, F f) {
+  return dtype == Dtype::f32 ? f.template operator()<float>() : f.template operator()<double>();
+}
+
+template <auto kernel, const char* const& what, class... Step>
+void over_units(const Recurrence& r, Step... step, Stream stream) {
+  if (r.B == 0) return;
+  const Grid grid{.blocks = {blocks_for(r.H, kUnits, kMostX), blocks_for(r.B, kRows, kMostY)},
+                  .threads = {kUnits, kRows},
+                  .stream = stream};
+  launch(what, kernel, grid, r, step...);
+}
+
+template <class Cell>
+constexpr RecurrentEntry entry_of() {
+  using U = Unit<Cell>;
+  constexpr auto& name = Cell::name;
+  RecurrentEntry entry{.name = name,
+                       .gates = Cell::gates,
+                       .states = Cell::states,
+                       .values = Cell::values,
+                       .peepholes = Cell::peepholes,
+                       .state_gates = U::state_gates,
+                       .separate = Cell::separate_state_gradients,
+                       .peephole_gate = nullptr,
+                       .peephole_sees_next = nullptr,
+                       .begin = over_units<begin_kernel<typename U::T>, name>,
+                       .reset_stage = nullptr,
+                       .forward = over_units<forward_kernel<Cell>, name, std::size_t>,
+                       .backward = over_units<backward_kernel<Cell>, name, std::size_t>,
+                       .reset_backward = nullptr,
+                       .finish = over_units<finish_kernel<typename U::T>, name>};
+  if constexpr (Cell::peepholes > 0) {
+    entry.peephole_gate = Cell::peephole_gate;
+    entry.peephole_sees_next = Cell::peephole_sees_next;
+  }
+  if constexpr (U::has_late) {
+    entry.reset_stage = over_units<reset_kernel<Cell>, name, std::size_t>;
+    entry.reset_backward = over_units<reset_backward_kernel<Cell>, name, std::size_t>;
+  }
+  return entry;
+}
+
+template <class T>
+constexpr auto entries = Cells::table_of<T>([](auto cell) {
+  using Cell = typename decltype(cell)::type;
+  if constexpr (Cell::layer_norm)
+    return RecurrentEntry{};
+  else
+    return entry_of<Cell>();
+});
+
+}  // namespace
+
+const RecurrentEntry* recurrent(const std::string& name, Dtype dtype) {
+  return with_type(dtype, [&]<class T>() -> const RecurrentEntry* {
+    for (const RecurrentEntry& entry : entries<T>)
+      if (entry.name && entry.name == name) return &entry;
+    return nullptr;
+  });
+}
+
+std::vector<const char*> recurrent_names() {
+  std::vector<const char*> names;
+  for (const RecurrentEntry& entry : entries<float>)
+    if (entry.name) names.push_back(entry.name);
+  return names;
+}
+
+std::size_t sums_size(std::size_t n, std::size_t columns) { return (n + kLineBlock - 1) / kLineBlock * columns; }
+
+void column_sums(Dtype dtype, const ColumnSums& call, Stream stream) {
+  if (call.columns == 0) return;
+  const unsigned blocks = blocks_for(call.n, kLineBlock, kMostY);
+  if (blocks * kLineBlock < call.n) throw std::length_error("sums over more rows than a grid takes");
+  with_type(dtype, [&]<class T>() {
+    const Grid sums{.blocks = {blocks_for(call.columns, kColumns, kMostX), blocks},
+                    .threads = {kColumns, kLines},
+                    .stream = stream,
+                    .shared_bytes = kColumns * kLines * sizeof(double)};
+    const Grid finish{.blocks = {blocks_for(call.columns, kColumns * kLines, kMostX)},
+                      .threads = {kColumns * kLines},
+                      .stream = stream};
+    if (blocks > 0) launch("sums", column_sums_kernel<T>, sums, call);
+    launch("sums", finish_sums_kernel<T>, finish, call, std::size_t(blocks));
+  });
+}
+
+namespace {
+
+Grid lines(const RowsCall& rows, Stream stream) {
+  return {.blocks = {blocks_for(rows.T * rows.B, kLines, kMostY)}, .threads = {kColumns, kLines}, .stream = stream};
+}
+bool empty(const RowsCall& rows) { return rows.T * rows.B * rows.n == 0; }
+
+}  // namespace
+
+void dropout(Dtype dtype, const RowsCall& rows, double p, const DropoutKey& key, Stream stream) {
+  if (empty(rows)) return;
+  const auto threshold = std::uint32_t(std::min(p * 0x1p32, 0x1p32 - 1));
+  with_type(dtype, [&]<class T>() {
+    launch("dropout", dropout_kernel<T>, lines(rows, stream), rows, key, threshold, T(1 / (1 - p)));
+  });
+}
+
+void copy_rows(Dtype dtype, const RowsCall& rows, const std::int64_t* lengths, Stream stream) {
+  if (empty(rows)) return;
+  with_type(dtype, [&]<class T>() { launch("copy", copy_kernel<T>, lines(rows, stream), rows, lengths); });
+}
+
+void add(Dtype dtype, void* to, const void* from, std::size_t n, Stream stream) {
+  if (n == 0) return;
+  const Grid grid{
+      .blocks = {blocks_for(n, kColumns * kLines, kMostY)}, .threads = {kColumns * kLines}, .stream = stream};
+  with_type(dtype, [&]<class T>() { launch("add", add_kernel<T>, grid, as<T>(to), as<T>(from), n); });
+}
+
+}  // namespace fusedstep::ISA

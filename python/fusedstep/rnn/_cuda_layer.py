@@ -1,0 +1,105 @@
+"""A layer's run over a sequence on a GPU: `_core.Layer` for CUDA arrays.
+
+The input's product with W_ih is one product before the steps, the weights' gradients are few large ones after them
+(CuPy's matmul, cuBLAS). In between, for few rows, one persistent kernel takes all steps of all directions; else a step
+is a product with W_hh and a kernel that does the rest, and the directions go one after the other.
+
+A step of the latter kind computes all rows and drops those that have ended.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fusedstep._array import Array
+from fusedstep._device import Device
+from fusedstep.rnn._cuda_arguments import cell_of
+from fusedstep.rnn._cuda_run import Input, Run, take_persistently
+from fusedstep.rnn._tape import TAPES
+
+# Up to so many rows one persistent kernel takes the steps, where the weights fit. Each of its blocks copies a whole
+# step's h, which for more rows takes longer than the kernels of a step: from a model, not from measurements.
+PERSISTENT_ROWS = 32
+
+
+class Layer:
+    """The directions of a layer."""
+
+    frozen = False
+
+    def __init__(self, device: Device, kind: str, weights: list[dict[str, Any]]) -> None:
+        self.device = device
+        self.kind = kind
+        self.weights = weights
+        self.cell = cell_of(device, kind)
+        self.H = weights[0]["weight_hh"].shape[1]
+        # Rows of W_hh whose product sees h; those after them see r·h.
+        self.early = self.cell["state_gates"] * self.H
+        self.late = self.early < weights[0]["weight_hh"].shape[0]
+
+    def freeze(self, _: str) -> None:
+        """Refuse: nothing is packed here."""
+        raise NotImplementedError("freeze: not there on CUDA")
+
+    def unfreeze(self) -> None:
+        """Do nothing: it never is frozen."""
+
+    def forward(
+        self,
+        x: Any,
+        y: Any,
+        state: Sequence[Any],
+        out: Sequence[Any],
+        lengths: Array | None,
+        reset: Any,
+        _: Any,  # noise, of which there is none
+        tape: int,
+    ) -> Run | None:
+        """Run over x (T, B, I) from `state` to y (T, B, D·H) and `out`, of (D, B, H) each."""
+        if tape == TAPES["lean"]:
+            raise NotImplementedError("tape='lean': not there on CUDA")
+        T, B, _ = x.shape
+        steps = T if lengths is None else int(lengths.max(initial=0))
+        on_device = None if lengths is None else self.device.from_numpy(lengths)
+        whole = lengths is None or bool((lengths == T).all())
+        run = Run(self, Input(self.device, x, on_device), y, state, steps, on_device, reset, whole)
+        if B > 0:
+            sweeps = [self._sweep(run, d, [s[d] for s in out], tape > 0) for d in range(len(self.weights))]
+            stream = self.device.stream()
+            for sweep, _ in sweeps:
+                sweep.begin(stream)
+            if steps and B <= PERSISTENT_ROWS and run.fits(backward=False):
+                take_persistently(self.device, [sweep for sweep, _ in sweeps], backward=False)
+            else:
+                for sweep, arrays in sweeps:
+                    self._steps(sweep, arrays, steps, stream)
+        return run if tape else None
+
+    def _sweep(self, run: Run, d: int, out: Sequence[Any], tape: bool) -> tuple[Any, dict[str, Any]]:
+        """Make a direction's sweep, and the arrays that it works on."""
+        weights, inputs, H = self.weights[d], run.inputs, self.H
+        T, B, _ = inputs.array.shape
+        gates = inputs.room(weights["weight_ih"].shape[0])
+        self.device.matmul(inputs.rows(inputs.array), weights["weight_ih"].T, out=inputs.rows(gates))
+        arrays = run.arrays(d) | {
+            "input": gates,
+            f"h{run.steps % 2}": out[0],
+            f"h{1 - run.steps % 2}": run.step_room(H),
+            "hidden": run.step_room(self.early),
+        }
+        if self.cell["states"] > 1:
+            arrays |= {"c0": out[1], "c1": out[1]}
+        if self.late:
+            arrays |= {"reset_h": run.step_room(H), "late": run.step_room(H)}
+        if tape:
+            arrays |= run.tape(d, gates)
+        return self.device.core.Sweep(self.kind, T, run.steps, B, H, d == 1, arrays), arrays
+
+    def _steps(self, sweep: Any, arrays: Mapping[str, Any], steps: int, stream: int) -> None:
+        weight_hh, h = arrays["weight_hh"], (arrays["h0"], arrays["h1"])
+        early, late = weight_hh[: self.early].T, weight_hh[self.early :].T
+        for step in range(steps):
+            self.device.matmul(h[step % 2], early, out=arrays["hidden"])
+            if self.late:
+                sweep.reset_stage(step, stream)
+                self.device.matmul(arrays["reset_h"], late, out=arrays["late"])
+            sweep.forward(step, stream)

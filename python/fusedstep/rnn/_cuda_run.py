@@ -1,0 +1,252 @@
+"""A layer's run on a GPU, and the way back through it: `_core.Run` for CUDA arrays."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusedstep._device import Device
+
+if TYPE_CHECKING:
+    from fusedstep.rnn._cuda_layer import Layer
+
+# As for the steps forward: here each block copies a step's gate gradients, as many times wider as there are gates.
+PERSISTENT_ROWS = 16
+
+
+def flat(array: Any) -> Any:
+    """View (a, b, n) as (a·b, n)."""
+    return array.reshape(array.shape[0] * array.shape[1], array.shape[2])
+
+
+def take_persistently(device: Device, sweeps: list[Any], *, backward: bool) -> None:
+    """Take all steps of sweeps side by side in one kernel."""
+    arrived = device.zeros((len(sweeps) * device.core.arrivals,), np.uint32)
+    device.core.persistent_sweep(sweeps, backward, arrived, device.stream(), None)
+
+
+def sum_rows(device: Device, a: Any, b: Any, to: list[Any], *, add: bool) -> None:
+    """Sum a, or a·b, over the first axis."""
+    room = device.empty((device.core.sums_size(*a.shape),), np.float64)
+    device.core.column_sums(a, b, to, add, room, device.stream())
+
+
+class Input:
+    """x (T, B, I) as products take it: contiguous in one of both orders, zeros where a row has ended."""
+
+    def __init__(self, device: Device, x: Any, lengths: Any) -> None:
+        T, B, width = x.shape
+        self.device = device
+        self.dtype = x.dtype
+        self.shape = T, B
+        self.batch_first = T > 1 and B > 1 and abs(x.strides[1]) > abs(x.strides[0])
+        self.copied = lengths is not None or not self._ordered(x).flags.c_contiguous
+        self.array = self.room(width) if self.copied else x
+        if self.copied:
+            device.core.copy_rows(x, self.array, lengths, device.stream())
+
+    def _ordered(self, array: Any) -> Any:
+        return array.swapaxes(0, 1) if self.batch_first else array
+
+    def room(self, width: int, make: Callable[..., Any] | None = None) -> Any:
+        """Make an array (T, B, width) in the order of x."""
+        T, B = self.shape
+        shape = (B, T, width) if self.batch_first else (T, B, width)
+        return self._ordered((make or self.device.empty)(shape, self.dtype))
+
+    def has_order(self, array: Any) -> bool:
+        """Whether an array lies as `room` makes them."""
+        return bool(self._ordered(array).flags.c_contiguous)
+
+    def rows(self, array: Any) -> Any:
+        """View such an array as (T·B, width)."""
+        return flat(self._ordered(array))
+
+
+class Run:
+    """What a backward run needs of a forward one.
+
+    Attributes
+    ----------
+    steps : int
+        Those that the longest row takes.
+    whole : bool
+        Whether every row has full length.
+    spent : bool
+        Whether a backward run has used it.
+    """
+
+    def __init__(
+        self,
+        layer: "Layer",
+        inputs: Input,
+        y: Any,
+        state: Sequence[Any],
+        steps: int,
+        lengths: Any,
+        reset: Any,
+        whole: bool,
+    ) -> None:
+        self.layer = layer
+        self.inputs = inputs
+        self.y = y
+        self.state = state
+        self.steps = steps
+        self.lengths = lengths
+        self.reset = reset
+        self.whole = whole
+        self.spent = False
+        self._taped: list[dict[str, Any]] = []  # of each direction
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what it alone holds."""
+        kept = [array for taped in self._taped for name, array in taped.items() if name != "input"]
+        return sum(int(array.nbytes) for array in kept + [self.inputs.array] * self.inputs.copied)
+
+    # ---- arrays of a direction
+
+    def room(self, width: int) -> Any:
+        """Make an internal array (steps, B, width): zeros where rows may end, as products see all of it."""
+        make = self.layer.device.empty if self.lengths is None else self.layer.device.zeros
+        return make((self.steps, self.y.shape[1], width), self.y.dtype)
+
+    def step_room(self, width: int) -> Any:
+        """Make an array (B, width) that a step uses."""
+        return self.layer.device.empty((self.y.shape[1], width), self.y.dtype)
+
+    def own(self, array: Any, d: int) -> Any:
+        """View a direction's part of an array (T, B, D·H)."""
+        return array[:, :, d * self.layer.H : (d + 1) * self.layer.H]
+
+    def arrays(self, d: int) -> dict[str, Any]:
+        """Give what the sweeps both ways take."""
+        weights = {name: w for name, w in self.layer.weights[d].items() if name != "weight_ih"}
+        initial = dict(zip(("initial_h", "initial_c"), (s[d] for s in self.state), strict=False))
+        return weights | initial | {"lengths": self.lengths, "reset": self.reset, "y": self.own(self.y, d)}
+
+    def _in_order(self, d: int) -> bool:
+        """Whether internal arrays number the steps as x and its like do, so that both may be one."""
+        return not self.inputs.batch_first and not (d == 1 and self.lengths is not None)
+
+    def _shares(self, d: int) -> bool:
+        """Whether gates, and then their gradients, replace the input's products."""
+        return self._in_order(d) and self.layer.cell["values"] == self.layer.cell["gates"]
+
+    def tape(self, d: int, gates: Any) -> dict[str, Any]:
+        """Make, and keep, the arrays of a direction's tape."""
+        cell, H = self.layer.cell, self.layer.H
+        shared = self._shares(d)
+        taped = {"saved": gates[: self.steps] if shared else self.room(cell["values"] * H)}
+        if cell["states"] > 1:
+            taped["states"] = self.room(H)
+        self._taped.append(taped | ({"input": gates} if shared else {}))
+        return taped
+
+    def fits(self, *, backward: bool) -> bool:
+        """Whether a persistent kernel holds the weights."""
+        layer, single = self.layer, self.y.dtype == np.float32
+        arguments = layer.kind, single, self.y.shape[1], layer.H, len(layer.weights), backward, None
+        return bool(layer.device.core.persistent_fits(*arguments))
+
+    # ---- back
+
+    def backward(
+        self, dy: Any, dstate: Sequence[Any], dx: Any, gradients: Sequence[Mapping[str, Any]], add: bool
+    ) -> None:
+        """Run back: `dstate`, of the state after, becomes that of the state before; dx and `gradients` are written."""
+        if self.spent:
+            raise ValueError("tape: expected one that no backward call has used, got one that is spent")
+        self.spent = True
+        B = self.y.shape[1]
+        if self.steps == 0 or B == 0:
+            for array in (dx, *(array for own in gradients if not add for array in own.values())):
+                array[...] = 0
+            return
+        sweeps = [self._sweep_back(d, dy, [s[d] for s in dstate]) for d in range(len(gradients))]
+        if B <= PERSISTENT_ROWS and self.fits(backward=True):
+            take_persistently(self.layer.device, [sweep for sweep, _ in sweeps], backward=True)
+        else:
+            for d, (sweep, arrays) in enumerate(sweeps):
+                self._steps_back(d, sweep, arrays)
+        self._give_dx([arrays["dinput"] for _, arrays in sweeps], dx)
+        for (_, arrays), own in zip(sweeps, gradients, strict=True):
+            self._give_weights(arrays, own, add=add)
+        self._taped.clear()
+
+    def _sweep_back(self, d: int, dy: Any, dstate: Sequence[Any]) -> tuple[Any, dict[str, Any]]:
+        layer, taped = self.layer, self._taped[d]
+        cell, H = layer.cell, layer.H
+        T, B, _ = self.y.shape
+        make = layer.device.empty if self.lengths is None else layer.device.zeros
+        arrays = self.arrays(d) | taped
+        arrays |= {
+            "dy": None if dy is None else self.own(dy, d),
+            "dh": dstate[0],
+            "through": self.step_room(H),
+            "previous_h": self.room(H),
+            "dinput": taped["input"] if self._shares(d) else self.inputs.room(cell["gates"] * H, make),
+        }
+        if cell["states"] > 1:
+            arrays["dc"] = dstate[1]
+        if cell["separate"] or layer.late or not self._in_order(d):
+            arrays["dstate"] = self.room(layer.early)
+        if layer.late:
+            arrays |= {"dlate": self.room(H), "all_reset_h": self.room(H), "dreset_h": self.step_room(H)}
+        if cell["peepholes"]:
+            arrays["previous_c"] = self.room(H)
+        return layer.device.core.Sweep(layer.kind, T, self.steps, B, H, d == 1, arrays), arrays
+
+    def _steps_back(self, d: int, sweep: Any, arrays: Mapping[str, Any]) -> None:
+        layer, device, weight_hh = self.layer, self.layer.device, arrays["weight_hh"]
+        stream = device.stream()
+        early, late = weight_hh[: layer.early], weight_hh[layer.early :]
+        seen = arrays.get("dstate", arrays["dinput"])
+        for step in reversed(range(self.steps)):
+            slot = self.steps - 1 - step if d == 1 and self.lengths is None else step
+            sweep.backward(step, stream)
+            if layer.late:
+                device.matmul(arrays["dlate"][slot], late, out=arrays["dreset_h"])
+                sweep.reset_backward(step, stream)
+            device.matmul(seen[slot], early, out=arrays["through"])
+        sweep.finish(stream)
+
+    def _give_dx(self, dinputs: list[Any], dx: Any) -> None:
+        """Write the gradient of x: the sum over the directions."""
+        device, inputs = self.layer.device, self.inputs
+        to = dx if inputs.has_order(dx) else inputs.room(dx.shape[2])
+        for d, dinput in enumerate(dinputs):
+            part = inputs.room(dx.shape[2]) if d else to
+            device.matmul(inputs.rows(dinput), self.layer.weights[d]["weight_ih"], out=inputs.rows(part))
+            if d:
+                device.core.add(inputs.rows(to), inputs.rows(part), device.stream())
+        if to is not dx:
+            device.core.copy_rows(to, dx, None, device.stream())
+
+    def _give_weights(self, arrays: Mapping[str, Any], gradients: Mapping[str, Any], *, add: bool) -> None:
+        """Write a direction's gradients of the weights, which sum over steps and rows, or add them."""
+        layer, device, inputs = self.layer, self.layer.device, self.inputs
+        cell, H, early = layer.cell, layer.H, layer.early
+        dinput = inputs.rows(arrays["dinput"])
+        seen = flat(arrays["dstate"] if "dstate" in arrays else arrays["dinput"][: self.steps])
+
+        def product(to: Any, *parts: tuple[Any, Any, Any]) -> None:
+            room = device.empty(to.shape, to.dtype) if add else to
+            for a, b, rows in parts:
+                device.matmul(a.T, b, out=room[rows])
+            if add:
+                device.core.add(to, room, device.stream())
+
+        product(gradients["weight_ih"], (dinput, inputs.rows(inputs.array), slice(None)))
+        parts = [(seen, flat(arrays["previous_h"]), slice(early))]
+        if layer.late:
+            parts.append((flat(arrays["dlate"]), flat(arrays["all_reset_h"]), slice(early, None)))
+        product(gradients["weight_hh"], *parts)
+        if "bias_ih" in gradients and cell["separate"]:
+            sum_rows(device, dinput, None, [gradients["bias_ih"]], add=add)
+            sum_rows(device, seen, None, [gradients["bias_hh"]], add=add)
+        elif "bias_ih" in gradients:
+            sum_rows(device, dinput, None, [gradients["bias_ih"], gradients["bias_hh"]], add=add)
+        for j, (gate, sees_next) in enumerate(cell["peepholes"]):
+            c = flat(arrays["states" if sees_next else "previous_c"])
+            sum_rows(device, seen[:, gate * H : (gate + 1) * H], c, [gradients["weight_ch"][j]], add=add)
