@@ -177,7 +177,6 @@ FN V normal_log(V x, V rest, V raised) {
   k = k - raised;
   const V s = f / (V(T(2)) + f), z = s * s, half_square = V(T(0.5)) * f * f;
   constexpr auto p = Constants::p;
-  constexpr auto p = Constants::p;
   const V low = fma(s, half_square + z * polynomial(z, p), fma(k, V(Constants::ln2_low), rest));
   return fma(k, V(Constants::ln2_high), f - (half_square - low));
 }

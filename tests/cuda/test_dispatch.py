@@ -32,7 +32,9 @@ print(*({"cupy", "fusedstep._cuda"} & set(sys.modules)))
     assert result.stdout.strip() == ""
 
 
-@pytest.mark.parametrize("obj", [np.ones(3), [1.0], 1.0, None, "text", DLPack(np.ones(3), device=(1, 0))], ids=repr)
+@pytest.mark.parametrize(
+    "obj", [np.ones(3), [1.0], 1.0, None, "text", DLPack(np.ones(3), device=(1, 0))], ids=lambda obj: type(obj).__name__
+)
 def test_what_is_not_in_cuda_memory(obj):
     assert not _device.is_cuda(obj)
 

@@ -164,7 +164,8 @@ def test_arrays_of_other_libraries(cupy):
 
 
 @kinds
-def test_freezing_is_not_there(cupy, kind):
+@pytest.mark.usefixtures("cupy")
+def test_freezing_is_not_there(kind):
     cell = draw(kind, 3, 5, 8).cell()
     cell.freeze()
     with pytest.raises(ValueError, match=r"^to: .*unfreeze"):

@@ -10,7 +10,14 @@ from loss import methods
 from loss.methods import METHODS
 
 CASES = [(method, options) for method in METHODS for options in method.options]
-cases = pytest.mark.parametrize(("method", "options"), CASES, ids=lambda v: getattr(v, "name", None) or str(v))
+
+
+def name_of(value):
+    """A case in a test's name: of the method its name."""
+    return getattr(value, "name", None) or str(value)
+
+
+cases = pytest.mark.parametrize(("method", "options"), CASES, ids=name_of)
 shapes = st.lists(st.integers(0, 6), min_size=0, max_size=3).map(tuple)
 reductions = st.sampled_from(["none", "sum", "mean"])
 dtypes = st.sampled_from([np.float32, np.float64])
@@ -143,7 +150,7 @@ TORCH = {
 
 @pytest.mark.filterwarnings("ignore:reduction. 'mean' divides the total loss")
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean", "batchmean"])
-@pytest.mark.parametrize(("method", "options"), [c for c in CASES if c[0].name in TORCH], ids=str)
+@pytest.mark.parametrize(("method", "options"), [c for c in CASES if c[0].name in TORCH], ids=name_of)
 def test_elementwise_matches_torch(method, options, reduction):
     torch = pytest.importorskip("torch")
     if reduction == "batchmean" and method.name != "kl_div":
