@@ -33,6 +33,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     level = parser.add_mutually_exclusive_group()
     level.add_argument("--full", action="store_true", help="more cases, peers and rounds: several minutes")
     level.add_argument("--smoke", action="store_true", help="smallest sizes: does everything run, not how fast")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where everything runs (%(default)s)")
     parser.add_argument(
         "--only", choices=("optim", "rnn", "loss"), help="optimizers; cells, sequences and streams; or losses"
     )
@@ -48,6 +49,11 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     for name, path in (("--json", options.json), ("--plot", options.plot)):
         if path and not path.absolute().parent.is_dir():
             parser.error(f"{name}: expected a folder that exists, got {path.parent}")
+    if options.device == "cuda":
+        if options.growth:
+            parser.error("--growth measures the host's memory: it goes with --device cpu alone")
+        if missing := machine.cuda_missing():
+            parser.error(f"--device cuda: {missing}")
     if options.plot and not find_spec("matplotlib"):
         parser.error("--plot needs matplotlib; pip install '.[bench]' brings it")
     return options
@@ -55,8 +61,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     level = "full" if options.full else "smoke" if options.smoke else "default"
-    settings = replace(LEVELS[level], threads=options.threads)
-    cases = select(options.only, full=options.full, smoke=options.smoke)
+    settings = replace(LEVELS[level], threads=options.threads, device=options.device)
+    cases = select(options.only, full=options.full, smoke=options.smoke, device=options.device)
     about = machine.describe()
     report.warnings(console, dict(os.environ), about)
     outcomes: list[Outcome] = []
@@ -77,7 +83,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
                 axes = growth.SMOKE if options.smoke else growth.AXES
                 points = growth.measure(runner, axes, lambda what: progress.update(task, description=what))
         facts = runner.facts
-    report.show(console, outcomes, facts[OURS].get("isa", "nothing"))
+    report.show(console, outcomes, facts[OURS].get("isa", "nothing"), options.device)
     grown = [outcome for point in points for outcome in (point.inference, point.training)]
     if points:
         console.print(report.growth(points))
@@ -96,7 +102,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if options.plot:
         from bench import plot  # noqa: PLC0415 - matplotlib takes a second
 
-        subtitle = f"{about['cpu']}, {facts[OURS].get('isa')}, threads: {settings.threads}"
+        where = facts[OURS].get("gpu", about["cpu"])
+        subtitle = f"{where}, {facts[OURS].get('isa')}, threads: {settings.threads}"
         plot.draw(outcomes, subtitle, options.plot)
         if points:
             plot.draw_growth(points, subtitle, options.plot.with_stem(f"{options.plot.stem}-growth"))

@@ -1,9 +1,11 @@
 """What a result depends on: machine, versions and commit."""
 
+import ctypes
 import datetime as dt
 import os
 import platform
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,21 @@ def commit() -> str | None:
     except FileNotFoundError:  # no git
         return None
     return done.stdout.strip() or None
+
+
+def cuda_missing() -> str | None:
+    """Return what a run on a GPU lacks here, in words; None where it can start."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "there is no NVIDIA driver on this machine (libcuda.so.1)"
+    if error := driver.cuInit(0):
+        return f"the NVIDIA driver finds no GPU (cuInit returns {error})"
+    if not find_spec("fusedstep._cuda"):
+        return "this build of fusedstep has no CUDA kernels (FUSEDSTEP_CUDA)"
+    if not find_spec("cupy"):
+        return "CuPy is not installed; pip install 'fusedstep[cuda13]' brings it"
+    return None
 
 
 def describe() -> dict[str, Any]:

@@ -22,6 +22,12 @@ COLORS = {
     "thinc": "#8172b3",
     "onnxruntime": "#55a868",
     "optax": "#d4a72c",
+    "graph": "#4d4d4d",
+    "torch_foreach": "#e9a691",
+    "torch_graph": "#a34428",
+    "elementwise": "#4c72b0",
+    "fuse": "#8fa9d3",
+    "apex": "#55a868",
 }
 BAR, GAP = 0.8, 1.0  # of one row
 CEILING = "ceiling: the same bytes without arithmetic"

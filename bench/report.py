@@ -21,7 +21,7 @@ TITLES = {
 }
 WIDE = 165  # columns from which each peer has a column of its own
 LARGE = 1 << 28  # bytes of arrays from which huge pages are reported
-CAPTIONS = {
+ON_CPU = {
     "optim": "ceiling: the same loop over the same arrays without arithmetic, with the same options. "
     "torch: fused, for RMSprop foreach.",
     "cells": "ceiling: FMAs on registers, all threads; at batch 1 the weights' way from the caches limits, not this. "
@@ -34,6 +34,14 @@ CAPTIONS = {
     "losses": "ceiling: the same arrays read and the gradient written, by the same threads. torch: forward and "
     "backward. NumPy: the gradient is written by hand.",
 }
+ON_CUDA = {
+    "optim": "Seconds between CUDA events. Ceiling: a copy on the device that moves the same bytes. As a graph: the "
+    "step captured once and replayed. torch: fused, for RMSprop foreach; its graph: capturable.",
+    "cells": "Seconds between CUDA events. torch: cells in inference mode; without TF32, as CuPy's products.",
+    "sequences": "Seconds between CUDA events. torch: nn.LSTM and nn.GRU by cuDNN without TF32, in inference mode, or "
+    "forward and autograd.",
+}
+CAPTIONS = {"cpu": ON_CPU, "cuda": ON_CUDA}
 
 
 def duration(spread: Spread) -> str:
@@ -95,12 +103,12 @@ def stack(*texts: Text) -> Text:
     return Text("\n").join(text for text in texts if text)
 
 
-def table(kind: str, outcomes: Sequence[Outcome], width: int) -> Table:
+def table(kind: str, outcomes: Sequence[Outcome], width: int, device: str = "cpu") -> Table:
     """Return a column for each peer, or, on a narrow terminal, one for all of them."""
     peers = [name for name in CONTENDERS if name != OURS and any(name in o.timings for o in outcomes)]
     wide = width >= WIDE
     titles = [OURS, *(CONTENDERS[name].title for name in peers), "target"] if wide else [OURS, "peers"]
-    view = Table(title=TITLES[kind], caption=CAPTIONS[kind], title_justify="left", caption_justify="left")
+    view = Table(title=TITLES[kind], caption=CAPTIONS[device][kind], title_justify="left", caption_justify="left")
     view.show_lines = not wide
     view.add_column("float32")
     for title in titles:
@@ -145,6 +153,11 @@ def header(console: Console, machine: dict[str, Any], facts: dict[str, Any], set
     )
     versions = [f"{CONTENDERS[name].title} {fact['version']}" for name, fact in facts.items() if "version" in fact]
     console.print(f"Python {machine['python']}; {'; '.join(versions[1:])}")
+    if "gpu" in build:
+        console.print(
+            f"{build['gpu']}, multiprocessors: {build['multiprocessors']}; driver for CUDA {build['driver']}; "
+            f"CuPy {build['cupy']}"
+        )
     for blas in facts.get("numpy", {}).get("blas", []):
         console.print(
             f"NumPy's BLAS: {blas['internal_api']} {blas['version']}, kernel {blas['architecture']}, "
@@ -184,13 +197,14 @@ def growth(points: Sequence[Point]) -> Table:
     return view
 
 
-def show(console: Console, outcomes: Sequence[Outcome], isa: str) -> None:
+def show(console: Console, outcomes: Sequence[Outcome], isa: str, device: str = "cpu") -> None:
     for kind in TITLES:
         chosen = [outcome for outcome in outcomes if outcome.case.table == kind]
         if chosen:
-            console.print(table(kind, chosen, console.width))
+            console.print(table(kind, chosen, console.width, device))
     console.print("× our time over theirs, round by round: below 1 we are faster. ± half the interquartile range.")
-    console.print("* pure Python is timed at a size that it can finish, and scaled by the work.")
+    if device == "cpu":
+        console.print("* pure Python is timed at a size that it can finish, and scaled by the work.")
     if any(outcome.case.targets for outcome in outcomes):
         console.print(f"Targets are for 2 cores with AVX-512; this ran {isa}.")
     further = further_tensor(outcomes)

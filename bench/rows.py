@@ -126,11 +126,32 @@ LOSSES = (
 )
 
 
-def select(only: str | None = None, *, full: bool = False, smoke: bool = False) -> list[AnyCase]:
+CPU = (*OPTIM, *CELLS, *SEQUENCES, *STREAMS, *LOSSES)
+
+
+def on_cuda(case: AnyCase) -> AnyCase | None:
+    """Return the case with the peers that a GPU has; None for what is not run there."""
+    match case:
+        case OptimCase(max_norm=None, check_finite=False, zero_grads=False):
+            peers = ("graph", "torch", "torch_graph", "elementwise", "fuse")
+            peers += {"rmsprop": (), "adagrad": ("torch_foreach",)}.get(case.method, ("torch_foreach", "apex"))
+        case OptimCase():
+            peers = ("graph", "torch", "torch_graph")
+        case CellCase() | SequenceCase(varied=False, option=""):
+            return replace(case, peers=("graph", "torch", "torch_graph"), frozen=False, full_peers=(), targets={})
+        case _:
+            return None
+    if case.method == "adagrad":  # torch's cannot be captured
+        peers = tuple(peer for peer in peers if peer != "torch_graph")
+    return replace(case, peers=peers, full_peers=(), targets={})
+
+
+def select(only: str | None = None, *, full: bool = False, smoke: bool = False, device: str = "cpu") -> list[AnyCase]:
     """Return the cases of a run, each once."""
+    rows = CPU if device == "cpu" else [case for case in map(on_cuda, CPU) if case]
     cases: list[AnyCase] = [
         replace(case, peers=case.peers + case.full_peers * full)
-        for case in (*OPTIM, *CELLS, *SEQUENCES, *STREAMS, *LOSSES)
+        for case in rows
         if only in (None, case.group) and (full or not case.full)
     ]
     if smoke:

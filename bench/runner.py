@@ -29,13 +29,13 @@ class WorkerError(RuntimeError):
 class Worker:
     """The process of one contender. It runs from a request to its answer, and is stopped otherwise."""
 
-    def __init__(self, name: str, threads: int) -> None:
+    def __init__(self, name: str, threads: int, device: str = "cpu") -> None:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in close()
         self._connection, theirs = Pipe()
         environment = {key: value for key, value in os.environ.items() if key not in NUMPY_SLOWERS}
         environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.worker", str(theirs.fileno()), name, str(threads)],
+            [sys.executable, "-m", "bench.worker", str(theirs.fileno()), name, str(threads), device],
             cwd=ROOT,
             env=environment,
             pass_fds=[theirs.fileno()],
@@ -149,6 +149,7 @@ class Settings:
     sample: float
     rounds: int
     budget: float
+    device: str = "cpu"
 
 
 def available_memory() -> float:
@@ -173,9 +174,12 @@ class Runner:
         for worker in self._workers.values():
             worker.close()
 
+    def _worker(self, name: str) -> Worker:
+        return Worker(name, self.settings.threads, self.settings.device)
+
     def start(self, names: Iterable[str]) -> None:
         """Start contenders side by side, and let them import what they need."""
-        fresh = {name: Worker(name, self.settings.threads) for name in names if name not in self._workers}
+        fresh = {name: self._worker(name) for name in names if name not in self._workers}
         self._workers |= fresh
         for name in fresh:
             if facts := self._finish(name, failed := Timing()):
@@ -201,7 +205,7 @@ class Runner:
         outcome = Outcome(case)
         names = [OURS, *(peer for peer in case.peers if CONTENDERS[peer].installed)]
         need = 1.5 * case.memory * len(names)  # some make temporaries
-        if need > available_memory():
+        if need > self.facts.get(OURS, {}).get("free_memory", available_memory()):
             outcome.skipped = f"needs about {need / 2**30:.0f} GiB of free memory"
             return outcome
         if case.threads > self.settings.threads:
@@ -230,7 +234,7 @@ class Runner:
 
     def memory(self, name: str, case: SequenceCase) -> int:
         """Return the bytes that a step of a contender takes at its peak, in a process of its own."""
-        worker = Worker(name, self.settings.threads)
+        worker = self._worker(name)
         try:
             worker.finish()
             worker.start("memory", case)

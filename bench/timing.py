@@ -2,7 +2,7 @@
 
 import time
 import timeit
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,19 @@ import numpy as np
 class Sampler:
     """Times a statement over some names, many times a sample where it is short.
 
-    With `pace` runs start so many seconds apart, asleep between them, and each is timed by itself.
+    With `pace` runs start so many seconds apart, asleep between them, and each is timed by itself. `clock` tells the
+    seconds.
     """
 
-    def __init__(self, statement: str, names: dict[str, Any], setup: str = "pass", pace: float = 0.0) -> None:
-        self._timer = timeit.Timer(statement, setup, globals=names)
+    def __init__(
+        self,
+        statement: str,
+        names: dict[str, Any],
+        setup: str = "pass",
+        pace: float = 0.0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._timer = timeit.Timer(statement, setup, clock, names)
         self._pace = pace
         self._seconds = 0.0  # of one run, as seen last
 

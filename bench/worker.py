@@ -1,4 +1,4 @@
-"""A contender's process: `python -m bench.worker FD NAME THREADS`. It answers requests on a pipe, one at a time."""
+"""A contender's process: `python -m bench.worker FD NAME THREADS DEVICE`. It answers requests on a pipe, in order."""
 
 import ctypes
 import gc
@@ -28,7 +28,7 @@ class Job:
         fitted = contender.fit(case)
         self.scale = case.work / fitted.work
         self.step: Step = contender.prepare(fitted)
-        self.sampler = Sampler(self.step.statement, self.step.names, self.step.setup, fitted.pace)
+        self.sampler = Sampler(self.step.statement, self.step.names, self.step.setup, fitted.pace, self.step.clock)
         for _ in range(inputs.STEPS):
             exec(self.step.statement, self.step.names)  # noqa: S102
         known = expected if fitted is case else None
@@ -73,7 +73,7 @@ def serve(connection: Connection, contender: Contender) -> None:
 
 if __name__ == "__main__":
     die_with_parent()
-    fd, name, threads = sys.argv[1:]
+    fd, name, threads, device = sys.argv[1:]
     if hasattr(os, "sched_setaffinity"):  # the libraries without a setting of their own count the processors
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(threads)])
-    serve(Connection(int(fd)), load(name, int(threads)))
+    serve(Connection(int(fd)), load(name, int(threads), device))

@@ -212,6 +212,13 @@ def test_check_of_a_loss_sees_one_wrong_element(method):
 # Workers.
 
 
+def test_every_contender_has_a_colour():
+    pytest.importorskip("matplotlib", reason="the picture needs matplotlib")
+    from bench import plot
+
+    assert set(plot.COLORS) == set(CONTENDERS)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_worker_sleeps_between_requests():
     worker = Worker("pure", threads=1)
@@ -355,7 +362,7 @@ def test_smoke(tmp_path):
     record = json.loads(figures.read_text(encoding="utf-8"))
     assert {"cpu", "processors", "python", "commit"} <= set(record["machine"])
     assert record["settings"]["threads"] >= 1
-    installed = {name for name, entry in CONTENDERS.items() if entry.installed}
+    installed = {name for name, entry in CONTENDERS.items() if entry.installed and "cpu" in entry.devices}
     assert set(record["contenders"]) == installed
     assert {"version", "isa", "threads"} <= set(record["contenders"][OURS])
     expected = {case.name: case for case in rows.select(smoke=True)}

@@ -1,7 +1,11 @@
-"""The contenders: a module each, imported in a process of its own and nowhere else."""
+"""The contenders: a module each, imported in a process of its own and nowhere else.
+
+Those that run on a device other than the CPU are in a folder of its name.
+"""
 
 import importlib
 import importlib.util
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -19,6 +23,7 @@ class Entry(NamedTuple):
 
     title: str
     requires: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ("cpu",)
 
     @property
     def installed(self) -> bool:
@@ -27,12 +32,18 @@ class Entry(NamedTuple):
 
 # By the name of the module.
 CONTENDERS = {
-    "fusedstep": Entry("fusedstep"),
+    "fusedstep": Entry("fusedstep", devices=("cpu", "cuda")),
+    "graph": Entry("as a graph", ("cupy",), ("cuda",)),
     "plain": Entry("plain fusedstep"),
     "pure": Entry("pure Python"),
     "numpy": Entry("NumPy"),
-    "torch": Entry("torch", ("torch",)),
+    "torch": Entry("torch", ("torch",), ("cpu", "cuda")),
     "compiled": Entry("torch.compile", ("torch",)),
+    "torch_foreach": Entry("torch foreach", ("torch",), ("cuda",)),
+    "torch_graph": Entry("torch as a graph", ("torch",), ("cuda",)),
+    "elementwise": Entry("CuPy Elementwise", ("cupy",), ("cuda",)),
+    "fuse": Entry("cupy.fuse", ("cupy",), ("cuda",)),
+    "apex": Entry("apex", ("torch", "apex", "amp_C"), ("cuda",)),
     "thinc": Entry("thinc", ("thinc",)),
     "onnxruntime": Entry("ONNX Runtime", ("onnxruntime", "onnx")),
     "optax": Entry("optax jit", ("optax", "jax")),
@@ -48,6 +59,7 @@ class Step:
     result: Callable[[], list[Array]]  # what `inputs.error` checks, after the statement ran
     variant: str = ""  # which of the contender's implementations
     setup: str = "pass"  # run before a sample, not timed
+    clock: Callable[[], float] = time.perf_counter  # tells seconds
     zeroes: bool = False  # whether a step leaves its gradients zero
     rounding: float = 0.0  # what rounded weights may add to the error
     ceiling: Callable[[float], float] | None = None  # from seconds to sample, to the seconds of a step at the ceiling
@@ -102,6 +114,7 @@ class Contender:
         self.stack.close()
 
 
-def load(name: str, threads: int) -> Contender:
-    contender: Contender = importlib.import_module(f"bench.contenders.{name}").Contender(threads)
+def load(name: str, threads: int, device: str = "cpu") -> Contender:
+    folder = "" if device == "cpu" else f"{device}."
+    contender: Contender = importlib.import_module(f"bench.contenders.{folder}{name}").Contender(threads)
     return contender

@@ -1,5 +1,7 @@
 """fusedstep, and its ceilings: the same loop over the same arrays without arithmetic, and FMAs on registers."""
 
+import time
+from collections.abc import Callable
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -11,11 +13,12 @@ from fusedstep import _core
 from fusedstep.optim import OPTIMIZERS
 
 from bench import contenders, inputs, losses
-from bench.cases import CellCase, LossCase, OptimCase, SequenceCase, StreamCase
+from bench.cases import CellCase, LossCase, OptimCase, RnnCase, SequenceCase, StreamCase
 from bench.contenders import Array, Step
 from bench.timing import Sampler
 
 HUGE_PAGE = 2 << 20
+Ceiling = Callable[[float], float]  # from seconds to sample, to the seconds of a step at the ceiling
 
 
 def aligned(values: Array) -> Array:
@@ -57,8 +60,27 @@ class Contender(contenders.Contender):
     def describe(self) -> dict[str, Any]:
         return fusedstep.build_info()
 
+    def clock(self) -> Callable[[], float]:
+        return time.perf_counter
+
+    def parameter(self, values: Array) -> Any:
+        """Return an array as a library would allocate it."""
+        return aligned(values)
+
+    def argument(self, values: Array) -> Any:
+        """Return an array as a caller would hand it in."""
+        return values
+
+    def result(self, array: Any) -> Array:
+        """Return an array that NumPy can read."""
+        return array  # type: ignore[no-any-return]
+
+    def moved(self, module: Any) -> Any:
+        """Return a module or a cell that is where the arrays are."""
+        return module
+
     def optim(self, case: OptimCase) -> Step:
-        pairs = [(aligned(p), aligned(g)) for p, g in inputs.tensors(case)]
+        pairs = [(self.parameter(p), self.parameter(g)) for p, g in inputs.tensors(case)]
         params, grads = [p for p, _ in pairs], [g for _, g in pairs]
         single = len(params) == 1
         opt = OPTIMIZERS[case.method](params[0] if single else params, lr=inputs.LEARNING_RATE)
@@ -68,19 +90,24 @@ class Contender(contenders.Contender):
         step = Step(
             f"opt.step(g{given})",
             {"opt": opt, "g": grads[0] if single else grads},
-            result=lambda: params,
+            result=lambda: [self.result(p) for p in params],
             zeroes=case.zero_grads,
+            clock=self.clock(),
         )
         if not case.overhead:
-            plan = _core.Plan(None, False)
-            plan.add_group(f"touch{case.states}", [], False, params, states)
-            names = {"touch": plan.stepper(), "g": grads, "max_norm": case.max_norm}
-            touch = Sampler(f"touch(g, max_norm, 1.0, {case.check_finite}, {case.zero_grads})", names)
-            step.ceiling = touch.sample
-        large = [array for array in chain(params, grads, *states) if array.nbytes >= HUGE_PAGE]
-        if large:
-            step.facts["huge_pages"] = huge_fraction(large)
+            step.ceiling = self.optim_ceiling(case, params, grads, states)
+        step.facts |= self.memory_facts([*params, *grads, *chain(*states)])
         return step
+
+    def optim_ceiling(self, case: OptimCase, params: list[Any], grads: list[Any], states: list[list[Any]]) -> Ceiling:
+        plan = _core.Plan(None, False)
+        plan.add_group(f"touch{case.states}", [], False, params, states)
+        names = {"touch": plan.stepper(), "g": grads, "max_norm": case.max_norm}
+        return Sampler(f"touch(g, max_norm, 1.0, {case.check_finite}, {case.zero_grads})", names).sample
+
+    def memory_facts(self, arrays: list[Any]) -> dict[str, Any]:
+        large = [array for array in arrays if array.nbytes >= HUGE_PAGE]
+        return {"huge_pages": huge_fraction(large)} if large else {}
 
     def cell(self, case: CellCase) -> Step:
         x, state, weights = inputs.cell(case)
@@ -88,42 +115,47 @@ class Contender(contenders.Contender):
         for name, weight in weights.items():
             cell.weights[name][...] = weight
         out = tuple(np.empty_like(a) for a in state)
-        names = {"cell": cell, "x": x, "state": state, "out": out}
+        x, state = self.argument(x), tuple(map(self.argument, state))
+        out = tuple(map(self.argument, out))
+        names = {"cell": self.moved(cell), "x": x, "state": state, "out": out}
         if len(state) == 1:
             names |= {"state": state[0], "out": out[0]}
-        step = Step("cell(x, state, out=out)", names, result=lambda: list(out))
+        step = Step("cell(x, state, out=out)", names, result=lambda: list(map(self.result, out)), clock=self.clock())
         if case.frozen:
             cell.freeze()
         if not case.overhead:
-            step.ceiling = partial(peak, case.work)
+            step.ceiling = self.rnn_ceiling(case)
         return step
+
+    def rnn_ceiling(self, case: RnnCase) -> Ceiling | None:
+        return partial(peak, case.work)
 
     def sequence(self, case: SequenceCase) -> Step:
         given = inputs.sequence(case)
-        rnn = inputs.module(case, given.weights)
-        state = tuple(a[None] for a in given.state)
-        names: dict[str, Any] = {"rnn": rnn, "x": given.x, "state": state if len(state) > 1 else state[0]}
-        ceiling = partial(peak, case.work)
+        rnn = self.moved(inputs.module(case, given.weights))
+        x, *state = (self.argument(a) for a in (given.x, *(a[None] for a in given.state)))
+        names: dict[str, Any] = {"rnn": rnn, "x": x, "state": tuple(state) if len(state) > 1 else state[0]}
+        make = partial(Step, names=names, clock=self.clock(), ceiling=self.rnn_ceiling(case))
 
         def result() -> list[Array]:
             found = [names["y"], *(a[0] for a in tupled(names["new"]))]
             if case.backward:
                 g = names["g"]
                 found += [g.x, *(a[0] for a in tupled(g.state)), *(g.weights[f"{name}_l0"] for name in given.weights)]
-            return found
+            return list(map(self.result, found))
 
         if case.backward:
             statement = "y, new, tape = rnn.forward(x, state); g = rnn.backward(tape, dy)"
-            names["dy"] = given.dy
-            return Step(statement, names, result, ceiling=ceiling)
+            names["dy"] = self.argument(given.dy)
+            return make(statement, result=result)
         if case.frozen:
             rnn.freeze()
         if case.taped:
             names["seed"] = inputs.SEED
-            return Step("y, new, tape = rnn.forward(x, state, seed=seed)", names, result, ceiling=ceiling)
+            return make("y, new, tape = rnn.forward(x, state, seed=seed)", result=result)
         if case.varied:
             names["lengths"] = given.lengths
-        return Step(f"y, new = rnn(x, state{', lengths' * case.varied})", names, result, ceiling=ceiling)
+        return make(f"y, new = rnn(x, state{', lengths' * case.varied})", result=result)
 
     def stream(self, case: StreamCase) -> Step:
         x, _, weights = inputs.cell(case)

@@ -1,5 +1,7 @@
 """PyTorch: its fused optimizers, foreach where there is no fused one, its cells and recurrent modules."""
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,10 +11,10 @@ from bench import contenders, inputs, losses
 from bench.cases import CellCase, LossCase, OptimCase, SequenceCase
 from bench.contenders import Step
 
-
-def tensor(values: np.ndarray) -> torch.Tensor:
-    """Copy an array into memory of torch's own."""
-    return torch.empty(values.shape).copy_(torch.from_numpy(values))
+optim = torch.optim
+OPTIMIZERS = {"adam": optim.Adam, "adamw": optim.AdamW, "rmsprop": optim.RMSprop, "adagrad": optim.Adagrad}
+MODULES = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
+CELLS = {"lstm": torch.nn.LSTMCell, "gru": torch.nn.GRUCell}
 
 
 class Functions:
@@ -23,6 +25,8 @@ class Functions:
 
 
 class Contender(contenders.Contender):
+    device = "cpu"
+
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
         torch.set_num_threads(threads)
@@ -30,15 +34,24 @@ class Contender(contenders.Contender):
     def describe(self) -> dict[str, Any]:
         return {"version": torch.__version__, "isa": torch.backends.cpu.get_cpu_capability()}
 
+    def clock(self) -> Callable[[], float]:
+        return time.perf_counter
+
+    def tensor(self, values: np.ndarray) -> torch.Tensor:
+        """Copy an array into memory of torch's own."""
+        return torch.empty(values.shape, device=self.device).copy_(torch.from_numpy(values))
+
+    def variant(self, case: OptimCase) -> str:
+        return "foreach" if case.method == "rmsprop" else "fused"
+
+    def optimizer(self, case: OptimCase, params: list[torch.Tensor]) -> torch.optim.Optimizer:
+        return OPTIMIZERS[case.method](params, lr=inputs.LEARNING_RATE, **{self.variant(case): True})
+
     def optim(self, case: OptimCase) -> Step:
         params = []
         for p, g in inputs.tensors(case):
-            params.append(tensor(p))
-            params[-1].grad = tensor(g)
-        optim = torch.optim
-        methods = {"adam": optim.Adam, "adamw": optim.AdamW, "rmsprop": optim.RMSprop, "adagrad": optim.Adagrad}
-        variant = "foreach" if case.method == "rmsprop" else "fused"
-        opt = methods[case.method](params, lr=inputs.LEARNING_RATE, **{variant: True})
+            params.append(self.tensor(p))
+            params[-1].grad = self.tensor(g)
         statements = ["opt.step()"]
         if case.max_norm is not None:
             statements.insert(0, f"clip_grad_norm_(params, {case.max_norm})")
@@ -46,31 +59,36 @@ class Contender(contenders.Contender):
             statements.append("opt.zero_grad(set_to_none=False)")
         return Step(
             "; ".join(statements),
-            {"opt": opt, "params": params, "clip_grad_norm_": torch.nn.utils.clip_grad_norm_},
-            result=lambda: [p.numpy() for p in params],
-            variant=variant,
+            {
+                "opt": self.optimizer(case, params),
+                "params": params,
+                "clip_grad_norm_": torch.nn.utils.clip_grad_norm_,
+            },
+            result=lambda: [p.cpu().numpy() for p in params],
+            variant=self.variant(case),
             zeroes=case.zero_grads,
+            clock=self.clock(),
         )
 
     def cell(self, case: CellCase) -> Step:
         x, state, weights = inputs.cell(case)
-        cell = {"lstm": torch.nn.LSTMCell, "gru": torch.nn.GRUCell}[case.method](case.size, case.size)
+        cell = CELLS[case.method](case.size, case.size, device=self.device)
         cell.load_state_dict({name: torch.from_numpy(weight) for name, weight in weights.items()})
         self.stack.enter_context(torch.inference_mode())
-        tensors = tuple(map(tensor, state))
-        names = {"cell": cell, "x": tensor(x), "state": tensors if case.method == "lstm" else tensors[0]}
+        tensors = tuple(map(self.tensor, state))
+        names = {"cell": cell, "x": self.tensor(x), "state": tensors if case.method == "lstm" else tensors[0]}
 
         def result() -> list[np.ndarray]:
             new = cell(names["x"], names["state"])
-            return [a.numpy() for a in (new if case.method == "lstm" else (new,))]
+            return [a.cpu().numpy() for a in (new if case.method == "lstm" else (new,))]
 
-        return Step("cell(x, state)", names, result)
+        return Step("cell(x, state)", names, result, clock=self.clock())
 
     def sequence(self, case: SequenceCase) -> Step:
         given = inputs.sequence(case)
-        rnn = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[case.method](case.size, case.size)
+        rnn = MODULES[case.method](case.size, case.size, device=self.device)
         rnn.load_state_dict({f"{name}_l0": torch.from_numpy(weight) for name, weight in given.weights.items()})
-        x, *state = (tensor(a) for a in (given.x, *(a[None] for a in given.state)))
+        x, *state = (self.tensor(a) for a in (given.x, *(a[None] for a in given.state)))
         names: dict[str, Any] = {"rnn": rnn, "x": x, "state": tuple(state) if len(state) > 1 else state[0]}
 
         def result() -> list[np.ndarray]:
@@ -80,15 +98,16 @@ class Contender(contenders.Contender):
             found = [names["y"], *(a[0] for a in new)]
             if case.backward:
                 found += [dx, *(a[0] for a in dstate), *dweights]
-            return [a.detach().numpy() for a in found]
+            return [a.detach().cpu().numpy() for a in found]
 
         if case.backward:
             wanted = [a.requires_grad_() for a in (x, *state)] + [rnn.get_parameter(f"{w}_l0") for w in given.weights]
-            names |= {"grad": torch.autograd.grad, "wanted": wanted, "dy": tensor(given.dy)}
-            return Step("y, new = rnn(x, state); g = grad(y, wanted, dy)", names, result, "autograd")
+            names |= {"grad": torch.autograd.grad, "wanted": wanted, "dy": self.tensor(given.dy)}
+            statement = "y, new = rnn(x, state); g = grad(y, wanted, dy)"
+            return Step(statement, names, result, "autograd", clock=self.clock())
         self.stack.enter_context(torch.inference_mode())
         if not case.varied:
-            return Step("y, new = rnn(x, state)", names, result)
+            return Step("y, new = rnn(x, state)", names, result, clock=self.clock())
         packing = torch.nn.utils.rnn
         names |= {"pack": packing.pack_padded_sequence, "pad": packing.pad_packed_sequence}
         names["lengths"] = torch.from_numpy(given.lengths)
