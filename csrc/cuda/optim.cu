@@ -1,4 +1,4 @@
-// The optimizers' kernels, instantiated for every rule and format, and what launches them.
+// The update and its preparation, instantiated for every rule and format, and what launches them.
 #include <algorithm>
 #include <array>
 #include <iterator>
@@ -9,7 +9,6 @@
 #include "cuda/device.h"
 #include "cuda/launch.cuh"
 #include "cuda/multi_tensor.cuh"
-#include "cuda/reduce.cuh"
 #include "optim/rules.h"
 
 namespace fusedstep::ISA {
@@ -23,8 +22,6 @@ struct Info {
   }
 };
 constexpr auto infos = Rules::table(Info{});
-
-unsigned ceil_div(std::size_t a, unsigned b) { return unsigned((a + b - 1) / b); }
 
 struct UpdateCall {
   std::span<const DeviceTensor> tensors;
@@ -65,37 +62,9 @@ struct Preparations {
 };
 constexpr auto preparations = Rules::table(Preparations{});
 
-template <class S>
-void launch_square_sums(std::span<const DeviceTensor> tensors, bool again, const Report* report, BlockSum* sums,
-                        Stream stream) {
-  const auto arrays = [&](const DeviceTensor& tensor, void** to) {
-    to[0] = tensor.g;
-    to[1] = sums + tensor.first_block;
-  };
-  in_tables<2>(tensors, kNormBlock, arrays, [&](const Gradients& table) {
-    launch("square_sums", square_sums_kernel<S>,
-           {.blocks = ceil_div(table.parts(), kSumWarps), .threads = kSumThreads, .stream = stream}, table, again,
-           report);
-  });
-}
-
 }  // namespace
 
 std::span<const RuleInfo> update_rules() { return infos; }
-
-void square_sums(Format format, std::span<const DeviceTensor> tensors, bool again, const Report* report, BlockSum* sums,
-                 Stream stream) {
-  constexpr decltype(&launch_square_sums<float>) launches[] = {launch_square_sums<float>, launch_square_sums<double>,
-                                                               launch_square_sums<__half>,
-                                                               launch_square_sums<__nv_bfloat16>};
-  launches[int(format)](tensors, again, report, sums, stream);
-}
-
-void finish_norm(const BlockSum* sums, std::size_t blocks, double max_norm, double grad_scale, bool again,
-                 Report* report, Stream stream) {
-  launch("finish_norm", finish_kernel, {.blocks = 1, .threads = kFinishThreads, .stream = stream}, sums, blocks,
-         max_norm, grad_scale, again, report);
-}
 
 void prepare(int rule, Format format, const double* hyper, std::span<const std::size_t> numbers, double* steps,
              void* rules, const Report* report, Stream stream) {
@@ -104,7 +73,7 @@ void prepare(int rule, Format format, const double* hyper, std::span<const std::
     table.count = unsigned(std::min(std::size(table.of), numbers.size()));
     std::copy_n(numbers.begin(), table.count, table.of);
     launch("prepare", preparations[std::size_t(rule)][format == Format::f64],
-           {.blocks = ceil_div(table.count, kPrepareThreads), .threads = kPrepareThreads, .stream = stream}, table,
+           {.blocks = (table.count + kPrepareThreads - 1) / kPrepareThreads, .threads = kPrepareThreads, .stream = stream}, table,
            hyper, steps, rules, report);
     numbers = numbers.subspan(table.count);
   }

@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <mutex>
+#include <span>
 
 #include "core/norm.h"
 #include "core/table.h"
@@ -16,12 +17,7 @@ namespace {
 
 constexpr std::size_t kReleaseGil = 16384;  // elements: about 4 µs
 
-// A rule's place in the tables.
-int find_rule(const std::string& name) {
-  for (int i = 0; i < table().n_rules; ++i)
-    if (table().rules[i].name == name) return i;
-  unknown_rule(name);
-}
+std::span<const RuleEntry> update_rules() { return {table().rules, std::size_t(table().n_rules)}; }
 
 struct Group {
   int rule;
@@ -61,7 +57,7 @@ class Plan {
 
   void add_group(const std::string& rule_name, const std::vector<double>& hyper, bool maximize,
                  const py::sequence& params, const py::sequence& states) {
-    const int number = find_rule(rule_name);
+    const int number = find_rule(update_rules(), rule_name);
     const RuleEntry& rule = table().rules[number];
     std::vector<Parameter> added;
     for (std::size_t i = 0; i < params.size(); ++i) {
@@ -89,8 +85,7 @@ class Plan {
       }
       added.push_back(std::move(parameter));
     }
-    groups_.push_back(
-        {.rule = number, .hyper = check_hyper(rule.name, rule.hyper, hyper), .maximize = maximize, .prepared = {}});
+    groups_.push_back({.rule = number, .hyper = check_hyper(rule, hyper), .maximize = maximize, .prepared = {}});
     for (Parameter& parameter : added) {
       const Tensor& tensor = parameter.segment.tensor;
       const std::size_t bytes = parameter.fields.bytes();
@@ -103,7 +98,7 @@ class Plan {
   void set_hyper(std::size_t group, const std::vector<double>& hyper, bool maximize) {
     const std::unique_lock<std::mutex> lock = exclusive(*mutex_);
     Group& target = groups_.at(group);
-    target.hyper = check_hyper(table().rules[target.rule].name, table().rules[target.rule].hyper, hyper);
+    target.hyper = check_hyper(table().rules[target.rule], hyper);
     target.maximize = maximize;
   }
 
@@ -218,9 +213,9 @@ class Plan {
 // One tensor's step, for callers that keep their own arrays: arrays = (p, g, *states).
 void update(const std::string& rule_name, const std::vector<double>& hyper, double t, double grad_scale,
             const std::vector<std::string>& names, const std::vector<py::object>& objects) {
-  const int number = find_rule(rule_name);
+  const int number = find_rule(update_rules(), rule_name);
   const RuleEntry& rule = table().rules[number];
-  check_hyper(rule.name, rule.hyper, hyper);
+  check_hyper(rule, hyper);
   if (int(objects.size()) != 2 + rule.states || names.size() != objects.size())
     throw py::value_error(rule_name + ": expected p, g and " + std::to_string(rule.states) + " states");
   Keep keep;
@@ -247,10 +242,8 @@ void update(const std::string& rule_name, const std::vector<double>& hyper, doub
 
 py::dict rules() {
   py::dict rules;
-  for (int i = 0; i < table().n_rules; ++i) {
-    const RuleEntry& rule = table().rules[i];
+  for (const RuleEntry& rule : update_rules())
     rules[rule.name] = py::make_tuple(py::tuple(py::cast(words(rule.hyper))), rule.states);
-  }
   return rules;
 }
 

@@ -27,14 +27,6 @@ using cuda::Format;
 using cuda::Report;
 using cuda::Stream;
 
-// A rule's place in the tables.
-int find_rule(const std::string& name) {
-  const auto rules = cuda::update_rules();
-  for (std::size_t i = 0; i < rules.size(); ++i)
-    if (rules[i].name == name) return int(i);
-  unknown_rule(name);
-}
-
 const cuda::RuleInfo& info(int rule) { return cuda::update_rules()[std::size_t(rule)]; }
 
 std::size_t blocks_of(std::size_t n) { return (n + kNormBlock - 1) / kNormBlock; }
@@ -63,7 +55,7 @@ class CudaPlan {
   void add_group(const std::string& rule_name, const std::vector<double>& hyper, bool maximize,
                  const py::sequence& params, const py::sequence& states) {
     if (started()) throw py::value_error("expected all groups before the first step");
-    const int rule = find_rule(rule_name);
+    const int rule = find_rule(cuda::update_rules(), rule_name);
     const Stream stream = gpu_.stream();
     std::vector<Parameter> added;
     for (std::size_t i = 0; i < params.size(); ++i) {
@@ -99,7 +91,7 @@ class CudaPlan {
       added.push_back(std::move(parameter));
     }
     const std::size_t hyper_at = groups_.empty() ? 0 : groups_.back().hyper_at + groups_.back().hyper.size();
-    groups_.push_back({rule, check_hyper(info(rule).name, info(rule).hyper, hyper), maximize, hyper_at});
+    groups_.push_back({rule, check_hyper(info(rule), hyper), maximize, hyper_at});
     for (Parameter& parameter : added) {
       const DeviceTensor& tensor = parameter.tensor;
       const std::size_t scalar_bytes = tensor.n * size_of(scalar_of(parameter.fields.dtype));
@@ -134,7 +126,7 @@ class CudaPlan {
     const std::unique_lock<std::mutex> lock = exclusive(*mutex_);
     Group& group = groups_.at(number);
     const Stream stream = gpu_.stream();
-    group.hyper = check_hyper(info(group.rule).name, info(group.rule).hyper, hyper);
+    group.hyper = check_hyper(info(group.rule), hyper);
     group.maximize = maximize;
     cuda::write(group.hyper, hyper_ + group.hyper_at, stream);
   }
@@ -187,8 +179,10 @@ class CudaPlan {
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
       const Parameter& parameter = parameters_[i];
       PyObject* const object = PyTuple_GET_ITEM(values.ptr(), Py_ssize_t(i));
-      apart_.gradient(i, nullptr);
-      if (object == Py_None) continue;
+      if (object == Py_None) {
+        apart_.gradient(i, nullptr);
+        continue;
+      }
       const Name name = given_.gradient(i);
       const DeviceArray gradient = device_array(object, name, stream, keep);
       check_alike(gradient, name, parameter.fields, parameter.fields.dtype, zero);
@@ -259,8 +253,8 @@ class CudaPlan {
 // One tensor's step, for callers that keep their own arrays: arrays = (p, g, *states).
 void update(const py::object& device, const std::string& rule_name, const std::vector<double>& hyper, double t,
             double grad_scale, const std::vector<std::string>& names, const std::vector<py::object>& objects) {
-  const int rule = find_rule(rule_name);
-  check_hyper(info(rule).name, info(rule).hyper, hyper);
+  const int rule = find_rule(cuda::update_rules(), rule_name);
+  check_hyper(info(rule), hyper);
   if (int(objects.size()) != 2 + info(rule).states || names.size() != objects.size())
     throw py::value_error(rule_name + ": expected p, g and " + std::to_string(info(rule).states) + " states");
   const Gpu gpu(device);

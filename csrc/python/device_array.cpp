@@ -1,7 +1,10 @@
 #include "python/device_array.h"
 
+#include <pybind11/stl.h>
+
 #include <cstdint>
 #include <string_view>
+#include <utility>
 
 namespace fusedstep::python {
 namespace {
@@ -69,15 +72,27 @@ void set_contiguous_strides(DeviceArray& array) {
   for (int i = array.nd; i-- > 0; stride *= array.shape[i]) array.strides[i] = stride;
 }
 
+// Of __cuda_array_interface__; null where there is none.
+PyObject* item(PyObject* fields, PyObject* key) {
+  PyObject* const value = PyDict_GetItemWithError(fields, key);
+  if (!value && PyErr_Occurred()) throw py::error_already_set();
+  return value == Py_None ? nullptr : value;
+}
+PyObject* needed(PyObject* fields, PyObject* key, const Name& name) {
+  if (PyObject* const value = item(fields, key)) return value;
+  type_error(name, "expected __cuda_array_interface__ with " + repr(key));
+}
+
 // bfloat16 has no code of its own in NumPy's type strings: ml_dtypes, and CuPy and torch with it, write two raw bytes.
-Format format_of(const std::string& type, PyObject* object, const Name& name) {
-  if (type == "<f4") return Format::f32;
-  if (type == "<f8") return Format::f64;
-  if (type == "<f2") return Format::f16;
+Format format_of(PyObject* type, PyObject* object, const Name& name) {
+  const auto is = [&](const char* text) { return PyUnicode_CompareWithASCIIString(type, text) == 0; };
+  if (is("<f4")) return Format::f32;
+  if (is("<f8")) return Format::f64;
+  if (is("<f2")) return Format::f16;
   static PyObject* const dtype_name = interned("dtype");
   const py::object dtype = attribute(object, dtype_name);
-  const std::string text = dtype ? py::str(dtype).cast<std::string>() : type;
-  if (type == "<V2" && std::string_view(text).ends_with("bfloat16")) return Format::bf16;
+  const std::string text = py::str(dtype ? py::handle(dtype) : py::handle(type)).cast<std::string>();
+  if (is("<V2") && std::string_view(text).ends_with("bfloat16")) return Format::bf16;
   wrong_dtype(text, name);
 }
 
@@ -87,29 +102,35 @@ std::uintptr_t address(cuda::Stream stream) {
   return value ? value : 1;
 }
 
-DeviceArray from_interface(const py::dict& fields, PyObject* object, const Name& name, cuda::Stream stream) {
-  const int version = fields["version"].cast<int>();
+DeviceArray from_interface(PyObject* fields, PyObject* object, const Name& name, cuda::Stream stream) {
+  static PyObject *const version_key = interned("version"), *const mask_key = interned("mask"),
+                         *const type_key = interned("typestr"), *const data_key = interned("data"),
+                         *const shape_key = interned("shape"), *const strides_key = interned("strides"),
+                         *const stream_key = interned("stream");
+  if (!PyDict_Check(fields)) type_error(name, "expected __cuda_array_interface__ to be a dict, got " + repr(fields));
+  const int version = py::handle(needed(fields, version_key, name)).cast<int>();
   if (version < 2)
     type_error(name, "expected __cuda_array_interface__ of version 2 or 3, got " + std::to_string(version));
-  if (fields.contains("mask") && !fields["mask"].is_none()) type_error(name, "expected an array without a mask");
+  if (item(fields, mask_key)) type_error(name, "expected an array without a mask");
   DeviceArray array{};
-  array.dtype = format_of(fields["typestr"].cast<std::string>(), object, name);
-  const auto data = fields["data"].cast<py::tuple>();
-  array.data = reinterpret_cast<char*>(data[0].is_none() ? 0 : data[0].cast<std::uintptr_t>());
-  array.read_only = data[1].cast<bool>();
-  const auto shape = fields["shape"].cast<py::tuple>();
+  array.dtype = format_of(needed(fields, type_key, name), object, name);
+  const py::handle data(needed(fields, data_key, name));
+  const auto [address_of_data, read_only] = data.cast<std::pair<std::uintptr_t, bool>>();
+  array.data = reinterpret_cast<char*>(address_of_data);
+  array.read_only = read_only;
+  const auto shape = py::handle(needed(fields, shape_key, name)).cast<py::tuple>();
   set_dims(array, shape.size(), name);
-  for (int i = 0; i < array.nd; ++i) array.shape[i] = shape[std::size_t(i)].cast<Py_ssize_t>();
-  if (fields.contains("strides") && !fields["strides"].is_none()) {
-    const auto strides = fields["strides"].cast<py::tuple>();
-    for (int i = 0; i < array.nd; ++i) array.strides[i] = strides[std::size_t(i)].cast<Py_ssize_t>();
-  } else {
+  const auto read = [&](const py::tuple& values, Py_ssize_t* to) {
+    for (std::size_t i = 0; i < values.size() && i < std::size_t(array.nd); ++i) to[i] = values[i].cast<Py_ssize_t>();
+  };
+  read(shape, array.shape);
+  if (PyObject* const strides = item(fields, strides_key))
+    read(py::handle(strides).cast<py::tuple>(), array.strides);
+  else
     set_contiguous_strides(array);
-  }
-  if (fields.contains("stream") && !fields["stream"].is_none()) {
-    const auto producer = fields["stream"].cast<std::uintptr_t>();
-    if (producer != address(stream)) device_module().attr("wait_for")(producer);
-  }
+  if (PyObject* const producer = item(fields, stream_key))
+    if (py::handle(producer).cast<std::uintptr_t>() != address(stream))
+      device_module().attr("wait_for")(py::handle(producer));
   return array;
 }
 
@@ -191,8 +212,8 @@ DeviceArray device_array(PyObject* given, const Name& name, cuda::Stream stream,
   py::object object = py::reinterpret_borrow<py::object>(given);
   const py::object fields = interface(object);
   if (!fields && !py::hasattr(object, "__dlpack_device__")) not_in_cuda_memory(given, name);
-  const DeviceArray array = fields ? from_interface(fields.cast<py::dict>(), object.ptr(), name, stream)
-                                   : from_dlpack(object.ptr(), name, stream, keep);
+  const DeviceArray array =
+      fields ? from_interface(fields.ptr(), object.ptr(), name, stream) : from_dlpack(object.ptr(), name, stream, keep);
   keep.push_back(std::move(object));
   if (reinterpret_cast<std::uintptr_t>(array.data) % size_of(array.dtype))
     value_error(name, "expected elements aligned to their size, got a misaligned array");

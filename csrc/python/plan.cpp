@@ -35,14 +35,6 @@ std::vector<std::string> words(const char* names) {
   return {std::istream_iterator<std::string>(stream), {}};
 }
 
-std::vector<double> check_hyper(const char* rule, const char* names, std::vector<double> hyper) {
-  if (hyper.size() != words(names).size())
-    throw py::value_error(std::string(rule) + ": expected the hyperparameters " + names);
-  return hyper;
-}
-
-void unknown_rule(const std::string& name) { throw py::key_error("no update rule is called " + name); }
-
 void set_step_info_type(PyObject* type) { step_info_type = reinterpret_cast<PyTypeObject*>(type); }
 
 py::object step_info(PyObject* norm, PyObject* applied, PyObject* first_nonfinite) {

@@ -12,10 +12,23 @@
 
 namespace fusedstep::python {
 
-// A rule's hyperparameters, of which `names` is the list as a RuleEntry has it.
+// The words of a list like RuleEntry::hyper.
 std::vector<std::string> words(const char* names);
-std::vector<double> check_hyper(const char* rule, const char* names, std::vector<double> hyper);
-[[noreturn]] void unknown_rule(const std::string& name);
+
+// A rule's place in its table.
+template <class Rules>
+int find_rule(const Rules& rules, const std::string& name) {
+  for (std::size_t i = 0; i < rules.size(); ++i)
+    if (rules[i].name == name) return int(i);
+  throw py::key_error("no update rule is called " + name);
+}
+
+template <class Rule>
+std::vector<double> check_hyper(const Rule& rule, std::vector<double> hyper) {
+  if (hyper.size() != words(rule.hyper).size())
+    throw py::value_error(std::string(rule.name) + ": expected the hyperparameters " + rule.hyper);
+  return hyper;
+}
 
 void set_step_info_type(PyObject* type);
 // Steals its references.

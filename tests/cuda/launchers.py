@@ -11,7 +11,7 @@ import numpy as np
 
 from tests.cuda_host import build
 
-SOURCES = dict.fromkeys(["csrc/cuda/optim.cu", "tests/cuda_host/launchers.cpp"], build.KERNELS)
+SOURCES = dict.fromkeys(["csrc/cuda/optim.cu", "csrc/cuda/norm.cu", "tests/cuda_host/launchers.cpp"], build.KERNELS)
 
 FORMATS = ("f32", "f64", "f16", "bf16")
 RULE_BYTES = 128  # kRuleBytes of core/table.h
@@ -230,6 +230,6 @@ class Launchers:
 
 
 @functools.cache
-def launchers(variant: str = "plain") -> Launchers:
-    """The launchers as the repository's sources have them."""
-    return Launchers(build.library("launchers", variant, SOURCES))
+def launchers(variant: str = "plain", *roots: Path) -> Launchers:
+    """The launchers as the sources of the last of these have them, or the repository's."""
+    return Launchers(build.library("launchers", variant, SOURCES, *roots))

@@ -6,7 +6,7 @@ The half formats are computed as float32: widened exactly, and rounded.
 import numpy as np
 from fusedstep import _core
 
-from tests.cuda.launchers import Tensor
+from tests.cuda.launchers import RULE_BYTES, Tensor
 from tests.optim.methods import assert_same_bits, normal
 from tests.optim.test_bits import SPECIAL
 
@@ -89,3 +89,36 @@ def assert_same_tensors(actual, desired, storage):
                 assert_same_bits(widen(x, storage), widen(y, storage), f"{name} of {i}, {x.size} elements")
             else:
                 assert_same_bits(x, y, f"{name} of {i}, {x.size} elements")
+
+
+def step(kernels, rule, storage, tensors, steps, rules, *, report=None, **options):
+    numbers = [tensor.number for tensor in tensors]
+    kernels.prepare(rule, storage, hyper_of(kernels, rule), numbers, steps, rules, report)
+    kernels.update(rule, storage, tensors, rules, report=report, **options)
+
+
+def check_steps(kernels, rule, storage, tensors, zero=False, sign=1.0):
+    """Two steps equal the CPU's, bit for bit."""
+    for number, tensor in enumerate(tensors):
+        tensor.number = number
+    desired = [tensor.copy() for tensor in tensors]
+    steps, rules = np.zeros(len(tensors)), np.zeros((len(tensors), RULE_BYTES), np.uint8)
+    for t in (1, 2):
+        step(kernels, rule, storage, tensors, steps, rules, sign=sign, multiplier=0.3, zero=zero)
+        for tensor in desired:
+            step_on_cpu(tensor, storage, rule, hyper_of(kernels, rule), t, sign * 0.3, zero)
+        assert_same_tensors(tensors, desired, storage)
+    assert (steps == 2).all()
+
+
+def gradients(rng, storage, sizes, scale=1.0):
+    """Tensors that are nothing but a gradient."""
+    T = arithmetic(storage)
+    arrays = [narrow((rng.standard_normal(n) * scale).astype(T), storage) for n in sizes]
+    return [(storage, Tensor(g, placed(g, rng.integers(16)))) for g in arrays]
+
+
+def numbered(tensors, first=0):
+    for number, (_, tensor) in enumerate(tensors, first):
+        tensor.number = number
+    return tensors

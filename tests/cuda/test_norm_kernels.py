@@ -6,24 +6,10 @@ import numpy as np
 import pytest
 
 from tests.cuda.launchers import BLOCK_SUM, NORM_BLOCK, Tensor
-from tests.cuda.tensors import arithmetic, narrow, placed, widen
+from tests.cuda.tensors import gradients, narrow, numbered, widen
 from tests.optim.test_bits import clip, in_lanes, reference_norm
 
-
-def gradients(rng, storage, sizes, scale=1.0):
-    """Tensors that are nothing but a gradient."""
-    T = arithmetic(storage)
-    arrays = [narrow((rng.standard_normal(n) * scale).astype(T), storage) for n in sizes]
-    return [(storage, Tensor(g, placed(g, rng.integers(16)))) for g in arrays]
-
-
 SIZES = (0, 1, 31, 32, 33, 255, 256, 257, NORM_BLOCK - 1, NORM_BLOCK, NORM_BLOCK + 1, 3 * NORM_BLOCK + 77, 0, 5)
-
-
-def numbered(tensors, first=0):
-    for number, (_, tensor) in enumerate(tensors, first):
-        tensor.number = number
-    return tensors
 
 
 @pytest.mark.parametrize("storage", ["f32", "f64", "f16", "bf16"])

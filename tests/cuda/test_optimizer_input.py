@@ -96,6 +96,11 @@ WRONG = {
         TypeError,
         "expected __cuda_array_interface__ of version 2 or 3, got 1",
     ),
+    "no shape": (
+        lambda: Interface(np.ones(5, np.float32), shape=None),
+        TypeError,
+        "expected __cuda_array_interface__ with 'shape'",
+    ),
     "mask": (lambda: Interface(np.ones(5, np.float32), mask=1), TypeError, "expected an array without a mask"),
 }
 
@@ -110,6 +115,13 @@ def test_wrong_arrays(cupy, make, error, message):
         opt.step([cupy.zeros(5, np.float32), make()])
     with refused(error, f"g: {message}", p):
         adam_step(p, make(), cupy.zeros(5, np.float32), cupy.zeros(5, np.float32), step=1)
+
+
+def test_an_interface_that_is_no_dict(cupy):
+    wrong = type("Wrong", (), {"__cuda_array_interface__": 3})()
+    p = cupy.zeros(5, np.float32)
+    with refused(TypeError, "grads: expected __cuda_array_interface__ to be a dict, got 3", p):
+        Adam(p).step(wrong)
 
 
 READ_ONLY = {
@@ -245,6 +257,7 @@ def test_the_current_device_is_the_arrays(cupy):
         p = cupy.array(np.ones(5, np.float32))
         opt = Adam(p)
         opt.step(p.copy())
+        saved = opt.state_dict()
     before = p.get()
     with refused(RuntimeError, message, p):
         opt.step(p)
@@ -252,6 +265,9 @@ def test_the_current_device_is_the_arrays(cupy):
         Adam(p)
     with refused(RuntimeError, message, p):
         opt.lr = 0.5
+    assert opt.lr == 1e-3
+    with refused(RuntimeError, message, p):
+        opt.load_state_dict(saved)
     with refused(RuntimeError, message, p):
         adam_step(p, p, p, p, step=1)
     assert_same_bits(p.get(), before)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.cuda.launchers import CHUNK, REPORT, RULE_BYTES, Tensor
-from tests.cuda.tensors import assert_same_tensors, draw, hyper_of, narrow, step_on_cpu, widen
+from tests.cuda.tensors import assert_same_tensors, check_steps, draw, hyper_of, narrow, step, step_on_cpu, widen
 from tests.optim.methods import METHODS
 
 RULES = (
@@ -19,26 +19,6 @@ RULES = (
     "touch2",
     "touch3",
 )
-
-
-def step(kernels, rule, storage, tensors, steps, rules, *, report=None, **options):
-    numbers = [tensor.number for tensor in tensors]
-    kernels.prepare(rule, storage, hyper_of(kernels, rule), numbers, steps, rules, report)
-    kernels.update(rule, storage, tensors, rules, report=report, **options)
-
-
-def check_steps(kernels, rule, storage, tensors, zero=False, sign=1.0):
-    """Two steps equal the CPU's, bit for bit."""
-    for number, tensor in enumerate(tensors):
-        tensor.number = number
-    desired = [tensor.copy() for tensor in tensors]
-    steps, rules = np.zeros(len(tensors)), np.zeros((len(tensors), RULE_BYTES), np.uint8)
-    for t in (1, 2):
-        step(kernels, rule, storage, tensors, steps, rules, sign=sign, multiplier=0.3, zero=zero)
-        for tensor in desired:
-            step_on_cpu(tensor, storage, rule, hyper_of(kernels, rule), t, sign * 0.3, zero)
-        assert_same_tensors(tensors, desired, storage)
-    assert (steps == 2).all()
 
 
 LENGTHS = (0, 1, 2, 7, 8, 31, 32, 33, 255, 257, CHUNK - 1, CHUNK, CHUNK + 1)

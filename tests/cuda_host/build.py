@@ -22,9 +22,12 @@ ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 BUILD = ROOT / "build" / "cuda_host"
 
+Sources = Mapping[str, Sequence[str]]
+
 COMMON = ["-std=c++20", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
 # As the device: no contraction.
 KERNELS = ["-DISA=cuda", "-ffp-contract=off"]
+INCLUDE = [f"-I{HERE / 'include'}", f"-I{HERE}"]
 VARIANTS = {
     "plain": ["-O1", "--coverage", "-fprofile-update=prefer-atomic"],
     "address": ["-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all"],
@@ -90,7 +93,43 @@ def _compile(source: Path, obj: Path, flags: Sequence[str]) -> None:
     )
 
 
-def library(name: str, variant: str, sources: Mapping[str, Sequence[str]], root: Path = ROOT) -> Path:
+def _compile_all(jobs: Sequence[tuple[Path, Path, Sequence[str]]]) -> None:
+    for _, obj, _ in jobs:
+        obj.parent.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda job: _compile(*job), jobs))
+
+
+def _objects(variant: str, sources: Sources, root: Path, before: Mapping[str, Path]) -> dict[str, Path]:
+    """Compile the sources below `root`, but for those that an object of `before` is made of the same as."""
+    folder = BUILD / variant / ("." if root == ROOT else root.name)
+    flags = [*COMMON, *VARIANTS[variant], *INCLUDE, f"-I{root / 'csrc'}"]
+    kept = {path: obj for path, obj in before.items() if not _differs(obj, root)}
+    made = {path: folder / (path.replace("/", "-") + ".o") for path in sources if path not in kept}
+    files = {path: root / path if (root / path).exists() else ROOT / path for path in made}
+    _compile_all([(files[path], obj, [*flags, *sources[path]]) for path, obj in made.items()])
+    return kept | made
+
+
+def _runtime(variant: str) -> list[Path]:
+    """Compile the stand-in."""
+    objects = [BUILD / variant / (source + ".o") for source in RUNTIME_SOURCES]
+    sources = [HERE / source for source in RUNTIME_SOURCES]
+    flags = [*COMMON, *RUNTIME[variant], *INCLUDE]
+    _compile_all([(source, obj, flags) for source, obj in zip(sources, objects, strict=True)])
+    return objects
+
+
+def _differs(obj: Path, root: Path) -> bool:
+    """Whether a file that an object was made of is another one below `root`."""
+    for name, digest in json.loads(obj.with_suffix(".json").read_text())["files"].items():
+        here, _, below = name.rpartition("/csrc/")
+        if here and (root / "csrc" / below).exists() and _hash(root / "csrc" / below) != digest:
+            return True
+    return False
+
+
+def library(name: str, variant: str, sources: Sources, *roots: Path) -> Path:
     """Build a shared library of these sources and the runtime.
 
     Parameters
@@ -100,32 +139,47 @@ def library(name: str, variant: str, sources: Mapping[str, Sequence[str]], root:
     variant : str
         One of `VARIANTS`.
     sources : mapping
-        Paths below `root`, each with the flags that it needs beside the variant's.
-    root : Path, optional
-        Where csrc/ is: the repository, or a copy with a bug in it.
+        Paths, each with the flags that it needs beside the variant's.
+    *roots : Path
+        What `changed` returned: the sources are those of the last, the objects of the others are used where they are
+        the same. By default, the repository's.
     """
     with Lock():
-        folder = BUILD / variant
-        if root != ROOT:
-            folder /= root.name
-        folder.mkdir(parents=True, exist_ok=True)
-        include = [f"-I{HERE / 'include'}", f"-I{HERE}", f"-I{root / 'csrc'}"]
-        jobs = [
-            (HERE / source, BUILD / variant / source.replace(".cpp", ".o"), [*COMMON, *include[:2], *RUNTIME[variant]])
-            for source in RUNTIME_SOURCES
-        ]
-        jobs += [
-            (root / path, folder / (path.replace("/", "-") + ".o"), [*COMMON, *VARIANTS[variant], *include, *flags])
-            for path, flags in sources.items()
-        ]
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(lambda job: _compile(*job), jobs))
-        target = folder / f"{name}.so"
-        if not target.exists() or target.stat().st_mtime_ns < max(obj.stat().st_mtime_ns for _, obj, _ in jobs):
+        runtime = _runtime(variant)
+        objects: dict[str, Path] = {}
+        for root in roots or (ROOT,):
+            objects = _objects(variant, sources, root, objects)
+        linked = [*runtime, *(objects[path] for path in sources)]
+        target = BUILD / variant / (roots[-1].name if roots else ".") / f"{name}.so"
+        if not target.exists() or target.stat().st_mtime_ns < max(obj.stat().st_mtime_ns for obj in linked):
             flags = [flag for flag in VARIANTS[variant] if flag.startswith(("-fsanitize", "--coverage"))]
-            objects = [str(obj) for _, obj, _ in jobs]
-            subprocess.run(["g++", "-shared", *flags, *objects, "-o", str(target), "-pthread"], check=True)
+            subprocess.run(["g++", "-shared", *flags, *map(str, linked), "-o", str(target), "-pthread"], check=True)
         return target
+
+
+def changed(name: str, edits: Sequence[tuple[str, str, str]], root: Path = ROOT) -> Path:
+    """Copy csrc/ and change it: a root for `library`.
+
+    Parameters
+    ----------
+    name : str
+        Of the copy.
+    edits : sequence of (path, pattern, replacement)
+        The path is below csrc/; the pattern, a regular expression, is found there once.
+    root : Path, optional
+        Where to copy from: the repository, or another copy.
+    """
+    target = BUILD / "changed" / name
+    with Lock():
+        for folder in ("core", "cuda", "optim", "rnn"):
+            shutil.copytree(root / "csrc" / folder, target / "csrc" / folder, dirs_exist_ok=True)
+        for path, pattern, replacement in edits:
+            file = target / "csrc" / path
+            text, count = re.subn(pattern, replacement, file.read_text(), flags=re.DOTALL)
+            if count != 1:
+                raise ValueError(f"{path}: expected {pattern!r} once, found it {count} times")
+            file.write_text(text)
+    return target
 
 
 class Lock:

@@ -82,9 +82,10 @@ class Group(MutableMapping[str, Any]):
 
     def replace(self, checked: Values) -> None:
         """Set checked hyperparameters."""
+        values = {**self._values, **checked}
+        _, hyper = self._optimizer.rule(values)
+        self._optimizer._plan.set_hyper(self._index, hyper, values["maximize"])
         self._values.update(checked)
-        _, hyper = self._optimizer.rule(self._values)
-        self._optimizer._plan.set_hyper(self._index, hyper, self._values["maximize"])
 
     def check_structure(self, key: str, value: Any) -> None:
         """Raise ValueError where `value` would need other states, or states that started from another value."""

@@ -91,6 +91,7 @@ class _GPU:
         return self.device.empty(like.shape, like.scalar)
 
     def fill(self, to: Any, value: Any) -> None:
+        self.device.stream()  # on this GPU, or an error
         if isinstance(value, np.ndarray):
             to.set(np.ascontiguousarray(value, to.dtype))
         else:
