@@ -2,13 +2,13 @@
 
 import contextlib
 import ctypes
-from ctypes import c_uint32, c_uint64
 from dataclasses import replace
 
 import fusedstep
 import numpy as np
 from fusedstep.rnn import CELLS, _cuda_layer, _cuda_run
 
+MULTIPROCESSORS = 4  # of the stand-in for CUDA's runtime, where nothing else is said
 KINDS = tuple(CELLS)  # layer normalisation and projections are not there on CUDA
 
 
@@ -41,61 +41,40 @@ def assert_close(actual, desired, factor=16):
         assert error < factor, f"{name}: {error:.1f} units"
 
 
-class Record(ctypes.Structure):
-    _fields_ = (
-        ("stream", c_uint64),
-        ("blocks", c_uint32),
-        ("threads", c_uint32),
-        ("dynamic_bytes", c_uint64),
-        ("cooperative", c_uint32),
-        ("unused", c_uint32),
-    )
-
-
-class Runtime:
-    """The stand-in for CUDA's runtime that the extension module was linked with."""
-
-    def __init__(self):
-        self.library = ctypes.CDLL(fusedstep._cuda.__file__)
-        self.library.cuda_host_records.restype = ctypes.c_size_t
-
-    def records(self):
-        """What was launched since the last call."""
-        room = (Record * 4096)()
-        return list(room[: self.library.cuda_host_records(room, ctypes.c_size_t(len(room)))])
-
-    @contextlib.contextmanager
-    def order(self, name, seed=0, threads=1):
-        """The order in which blocks and threads run, on so many threads of the system."""
-        self._set(name, seed, threads)
-        try:
-            yield
-        finally:
-            self._set("forward", 0, 1)
-
-    def _set(self, name, seed, threads):
-        assert self.library.cuda_host_order(name.encode(), c_uint32(seed))
-        self.library.cuda_host_threads(threads)
-
-
+# Orders of blocks and threads, with a seed, and how many threads of the system take part.
 ORDERS = {"reverse": ("reverse", 0, 1), "random": ("random", 3, 1), "two threads": ("random", 4, 2)}
 
 
 @contextlib.contextmanager
-def path(name, monkeypatch, device=None):
-    """Run with "steps", a product and a kernel each, or "persistent" kernels, on a device of (blocks, shared bytes)."""
-    with monkeypatch.context() as patch:
-        rows = {"steps": 0, "persistent": 1 << 20}[name]
-        patch.setattr(_cuda_layer, "PERSISTENT_ROWS", rows)
-        patch.setattr(_cuda_run, "PERSISTENT_ROWS", rows)
-        if device is not None:
-            core = fusedstep._cuda
-            library = ctypes.CDLL(core.__file__)
-            library.cuda_host_multiprocessors(device[0])
-            sweep, fits = core.persistent_sweep, core.persistent_fits
-            patch.setattr(core, "persistent_sweep", lambda *args: sweep(*args[:-1], device))
-            patch.setattr(core, "persistent_fits", lambda *args: fits(*args[:-1], device))
+def ordered(host, order, seed=0, threads=1):
+    """Run blocks and threads in another order."""
+    assert host.library.cuda_host_order(order.encode(), ctypes.c_uint32(seed))
+    host.library.cuda_host_threads(threads)
+    try:
         yield
+    finally:
+        host.library.cuda_host_order(b"forward", ctypes.c_uint32(0))
+        host.library.cuda_host_threads(1)
+
+
+@contextlib.contextmanager
+def path(way, monkeypatch, host=None, device=None):
+    """Take "steps" one by one or by "persistent" kernels, on a device of so many (multiprocessors, shared bytes)."""
+    with monkeypatch.context() as patch:
+        for module in (_cuda_layer, _cuda_run):
+            patch.setattr(module, "PERSISTENT_ROWS", {"steps": 0, "persistent": 1 << 20}[way])
+        if device is None:
+            yield
+            return
+        core = fusedstep._cuda
+        sweep, fits = core.persistent_sweep, core.persistent_fits
+        patch.setattr(core, "persistent_sweep", lambda *args: sweep(*args[:-1], device))
+        patch.setattr(core, "persistent_fits", lambda *args: fits(*args[:-1], device))
+        host.library.cuda_host_multiprocessors(device[0])
+        try:
+            yield
+        finally:
+            host.library.cuda_host_multiprocessors(MULTIPROCESSORS)
 
 
 def exact(case, gate=None):

@@ -10,7 +10,7 @@ import pytest
 from fusedstep.rnn import CELLS, GRUCell, LSTMCell, gru_cell, lstm_cell
 
 from tests.cuda import foreign
-from tests.cuda.rnn_cases import KINDS, ORDERS, assert_close, exact, to_gpu, to_host
+from tests.cuda.rnn_cases import KINDS, ORDERS, assert_close, exact, ordered, to_gpu, to_host
 from tests.rnn.cells import DTYPES, arrays_of, assert_same_bits, draw, flat, structured
 
 kinds = pytest.mark.parametrize("kind", KINDS)
@@ -51,10 +51,10 @@ def test_bits_are_the_cpus_where_products_are_exact(cupy, kind, dtype, B):
 
 @kinds
 @pytest.mark.parametrize("order", ORDERS)
-def test_order_of_threads_shows_in_no_bit(cupy, runtime, kind, order):
+def test_order_of_threads_shows_in_no_bit(cupy, device, kind, order):
     step = to_gpu(cupy, draw(kind, 9, 5, 33))
     desired = to_host(step.backward())
-    with runtime.order(*ORDERS[order]):
+    with ordered(device, *ORDERS[order]):
         assert_same_bits(to_host(step.backward()), desired)
 
 
@@ -142,12 +142,12 @@ def test_nothing_waits_for_the_gpu(cupy):
     assert cupy.state.copies == 0
 
 
-def test_launches_go_to_the_current_stream(cupy, runtime):
+def test_launches_go_to_the_current_stream(cupy, device):
     step = to_gpu(cupy, draw("gru_reset_before", 3, 5, 8))
-    runtime.records()
+    device.launches()
     with cupy.cuda.Stream(0x77):
         step.backward()
-    records = runtime.records()
+    records = device.launches()
     assert len(records) >= 5
     assert {record.stream for record in records} == {0x77}
 

@@ -5,15 +5,16 @@ import numpy as np
 import pytest
 from fusedstep.rnn._cuda_run import sum_rows
 
-from tests.cuda.rnn_cases import ORDERS
+from tests.cuda.rnn_cases import ORDERS, ordered
 from tests.rnn.cells import DTYPES, assert_same_bits
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 
 
 @pytest.fixture
-def device(cupy):
-    return fusedstep._device.Device.current() if cupy else None
+def gpu(cupy):
+    assert cupy
+    return fusedstep._device.Device.current()
 
 
 def normal(*shape, dtype=np.float32, seed=0):
@@ -23,29 +24,29 @@ def normal(*shape, dtype=np.float32, seed=0):
 @dtypes
 @pytest.mark.parametrize("n", [0, 1, 9, 512, 513, 1100])
 @pytest.mark.parametrize("columns", [1, 33])
-def test_sums_over_rows(cupy, device, runtime, dtype, n, columns):
+def test_sums_over_rows(cupy, gpu, device, dtype, n, columns):
     a, b = normal(n, 2 * columns, dtype=dtype), normal(n, columns, dtype=dtype, seed=1)
     on_gpu = cupy.asarray(a)[:, columns:], cupy.asarray(b)
     for other, terms in ((None, a[:, columns:]), (on_gpu[1], a[:, columns:].astype(np.longdouble) * b)):
         desired = terms.astype(np.longdouble).sum(axis=0)
         to = [cupy.asarray(np.full(columns, 3, dtype)) for _ in range(2)]
-        sum_rows(device, on_gpu[0], other, to, add=False)
+        sum_rows(gpu, on_gpu[0], other, to, add=False)
         scale = np.abs(terms).sum(axis=0) + 1e-30
         tolerance = np.finfo(dtype).eps + 1100 * np.finfo(np.float64).eps
         assert np.all(np.abs(to[0].get() - desired) <= tolerance * scale)
         assert_same_bits([to[0].get()], [to[1].get()])
         once = to[0].get()
         for order in ORDERS.values():
-            with runtime.order(*order):
-                sum_rows(device, on_gpu[0], other, to[:1], add=False)
+            with ordered(device, *order):
+                sum_rows(gpu, on_gpu[0], other, to[:1], add=False)
             assert_same_bits([to[0].get()], [once])
-        sum_rows(device, on_gpu[0], other, to[:1], add=True)
+        sum_rows(gpu, on_gpu[0], other, to[:1], add=True)
         assert np.all(np.abs(to[0].get() - 2 * desired) <= 3 * tolerance * scale)
 
 
 @dtypes
 @pytest.mark.parametrize("shape", [(0, 2, 3), (2, 3, 1), (3, 2, 4), (2, 5, 131)], ids=str)
-def test_dropout_has_the_cpus_masks(cupy, runtime, dtype, shape):
+def test_dropout_has_the_cpus_masks(cupy, device, dtype, shape):
     x, y = normal(*shape, dtype=dtype), np.zeros(shape, dtype)
     key = (0.3, 2**63 + 5, 7, 11, 2**31 - 1)  # p, seed, layer, step, row
     if x.size:
@@ -53,7 +54,7 @@ def test_dropout_has_the_cpus_masks(cupy, runtime, dtype, shape):
     given = cupy.asarray(x)
     for order in (("forward",), *ORDERS.values()):
         to = cupy.empty(shape, dtype)
-        with runtime.order(*order):
+        with ordered(device, *order):
             fusedstep._cuda.dropout(given, to, *key, 0)
         assert_same_bits([to.get()], [y])
     fusedstep._cuda.dropout(given, given, *key, 0)  # in place

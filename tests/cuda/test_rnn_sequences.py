@@ -16,6 +16,7 @@ from tests.cuda.rnn_cases import (
     assert_close,
     exact,
     module_on_gpu,
+    ordered,
     path,
     to_gpu,
     to_host,
@@ -24,6 +25,8 @@ from tests.rnn.cells import arrays_of, assert_same_bits, flat
 from tests.rnn.sequences import LAYOUTS, draw
 
 kinds = pytest.mark.parametrize("kind", KINDS)
+# One product and two, one state and two, peepholes: what takes other ways through the kernels.
+some_kinds = pytest.mark.parametrize("kind", ["coupled_peephole_lstm", "gru", "gru_reset_before"])
 paths = pytest.mark.parametrize("way", ["steps", "persistent"])
 
 # Every option, each a few times: layers, directions, lengths, resets, no bias, one row, more rows than a chunk holds.
@@ -72,8 +75,9 @@ def test_results_in_double_are_the_cpus(cupy, kind, name):
 @kinds
 @pytest.mark.parametrize("name", ["layers", "directions"])
 @pytest.mark.parametrize("layout", ["time first", "batch first"])
-def test_layouts(cupy, kind, name, layout):
-    assert_close(*both(cupy, draw(kind, **CASES[name]), layout))
+def test_layouts(cupy, monkeypatch, kind, name, layout):
+    with path("steps", monkeypatch):
+        assert_close(*both(cupy, draw(kind, **CASES[name]), layout))
 
 
 def states_and_inputs(results):
@@ -101,30 +105,34 @@ def test_bits_of_steps_are_the_cpus_where_products_are_exact(cupy, monkeypatch, 
 
 
 # Blocks, and bytes of shared memory of each: all rows at once, some at a time, one hidden unit of a block.
-DEVICES = {"one block": (2, 1 << 17), "three blocks": (6, 1 << 17), "chunks": (10, 4000), "many": (400, 1 << 14)}
+DEVICES = {"one block": (2, 1 << 17), "three blocks": (6, 1 << 17), "chunks": (10, 1100), "many": (24, 1 << 14)}
 
 
-@kinds
-def test_blocks_and_chunks_show_in_no_bit(cupy, monkeypatch, kind):
-    case = draw(kind, 3, 13, 3, 18, bidirectional=True, shortest=0)
+@some_kinds
+def test_blocks_and_chunks_show_in_no_bit(cupy, device, monkeypatch, kind):
+    case = draw(kind, 2, 19, 3, 10, bidirectional=True, shortest=0)
     module, gpu = module_on_gpu(case), to_gpu(cupy, case)
     results = []
-    for device in DEVICES.values():
-        with path("persistent", monkeypatch, device):
+    for size in DEVICES.values():
+        with path("persistent", monkeypatch, device, size):
+            device.launches()
             results.append(to_host(run(gpu, module)))
+            launches = [launch for launch in device.launches() if launch.cooperative]
+        assert len(launches) == 3  # training forward and back, inference
+        assert all(launch.dynamic_bytes <= size[1] for launch in launches)
     for other in results[1:]:
         assert_same_bits(other, results[0])
 
 
-@kinds
+@some_kinds
 @paths
 @pytest.mark.parametrize("order", ORDERS)
-def test_order_of_threads_shows_in_no_bit(cupy, runtime, monkeypatch, kind, way, order):
-    case = draw(kind, 3, 5, 3, 18, bidirectional=True, shortest=1)
+def test_order_of_threads_shows_in_no_bit(cupy, device, monkeypatch, kind, way, order):
+    case = draw(kind, 2, 5, 3, 10, bidirectional=True, shortest=1)
     module, gpu = module_on_gpu(case), to_gpu(cupy, case)
-    with path(way, monkeypatch, DEVICES["three blocks"] if way == "persistent" else None):
+    with path(way, monkeypatch, device, DEVICES["three blocks"]):
         desired = to_host(run(gpu, module))
-        with runtime.order(*ORDERS[order]):
+        with ordered(device, *ORDERS[order]):
             assert_same_bits(to_host(run(gpu, module)), desired)
 
 
@@ -143,18 +151,18 @@ def test_a_row_in_a_persistent_sweep_does_not_see_the_others(cupy, monkeypatch, 
                 assert_same_bits([alone[name]], [whole[name][:, [row]]])
 
 
-def test_which_way_is_taken(cupy, runtime):
+def test_which_way_is_taken(cupy, device):
     """Persistent for up to 32 rows forward and 16 back, where the weights fit; two directions in one launch."""
 
     def launches(B, H=8):
         case = draw("lstm", 3, B, 2, H, bidirectional=True)
         module, gpu = module_on_gpu(case), to_gpu(cupy, case)
         args, keywords, gradients = gpu.arguments()
-        runtime.records()
+        device.launches()
         _, _, tape = module.forward(*args, **keywords)
-        forward = runtime.records()
+        forward = device.launches()
         module.backward(tape, *gradients)
-        return [sum(record.cooperative for record in records) for records in (forward, runtime.records())]
+        return [sum(record.cooperative for record in records) for records in (forward, device.launches())]
 
     assert launches(1) == [1, 1]
     assert launches(16) == [1, 1]
@@ -299,13 +307,13 @@ def test_nothing_waits_for_the_gpu(cupy, monkeypatch, way):
 
 
 @paths
-def test_launches_go_to_the_current_stream(cupy, runtime, monkeypatch, way):
+def test_launches_go_to_the_current_stream(cupy, device, monkeypatch, way):
     case = draw("gru_reset_before", 4, 3, 5, 6, num_layers=2, shortest=1)
     module, gpu = module_on_gpu(case, dropout=0.5), to_gpu(cupy, case)
-    runtime.records()
+    device.launches()
     with path(way, monkeypatch), cupy.cuda.Stream(0x77):
         gpu.run(module)
-    assert {record.stream for record in runtime.records()} == {0x77}
+    assert {record.stream for record in device.launches()} == {0x77}
 
 
 @pytest.mark.parametrize("option", ["layer_norm", "proj_size", "recurrent_dropout", "zoneout"])
