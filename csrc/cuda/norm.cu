@@ -18,8 +18,8 @@ void launch_square_sums(std::span<const DeviceTensor> tensors, bool again, const
   };
   in_tables<2>(tensors, kNormBlock, arrays, [&](const Gradients& table) {
     launch("square_sums", square_sums_kernel<S>,
-           {.blocks = (table.parts() + kSumWarps - 1) / kSumWarps, .threads = kSumThreads, .stream = stream}, table, again,
-           report);
+           {.blocks = (table.parts() + kSumWarps - 1) / kSumWarps, .threads = kSumThreads, .stream = stream}, table,
+           again, report);
   });
 }
 

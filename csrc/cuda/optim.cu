@@ -72,9 +72,10 @@ void prepare(int rule, Format format, const double* hyper, std::span<const std::
   while (!numbers.empty()) {
     table.count = unsigned(std::min(std::size(table.of), numbers.size()));
     std::copy_n(numbers.begin(), table.count, table.of);
-    launch("prepare", preparations[std::size_t(rule)][format == Format::f64],
-           {.blocks = (table.count + kPrepareThreads - 1) / kPrepareThreads, .threads = kPrepareThreads, .stream = stream}, table,
-           hyper, steps, rules, report);
+    launch(
+        "prepare", preparations[std::size_t(rule)][format == Format::f64],
+        {.blocks = (table.count + kPrepareThreads - 1) / kPrepareThreads, .threads = kPrepareThreads, .stream = stream},
+        table, hyper, steps, rules, report);
     numbers = numbers.subspan(table.count);
   }
 }
