@@ -49,12 +49,15 @@ def library() -> Path | None:
     return Path(str(spec.origin)) if spec else None
 
 
-def missing() -> str | None:
-    """Return what reading the module's machine code lacks here, in words; None where nothing is missing."""
-    if not library():
-        return "this build of fusedstep has no CUDA kernels (FUSEDSTEP_CUDA)"
+def missing_tools() -> str | None:
+    """Return which of the tools are not here, in words; None where none is."""
     lacking = [PACKAGES[name] for name in PACKAGES if not tool(name)]
     return f"{' and '.join(lacking)} of PyPI are not installed" if lacking else None
+
+
+def missing() -> str | None:
+    """Return what reading the module's machine code lacks here, in words; None where nothing is missing."""
+    return missing_tools() if library() else "this build of fusedstep has no CUDA kernels (FUSEDSTEP_CUDA)"
 
 
 def run(name: str, *arguments: str | Path, cwd: Path | None = None) -> str:

@@ -13,7 +13,8 @@ import pytest
 
 from tests.cuda_host import build
 
-OTHERS = ("test_coverage.py", "test_sanitizers.py", "test_stand_in.py")  # these execute no other line
+# These execute no other line.
+OTHERS = ("test_coverage.py", "test_sanitizers.py", "test_stand_in.py", "test_machine_code.py", "test_bench_cuda.py")
 
 
 def executed_lines(counts):

@@ -98,7 +98,8 @@ def nvcc():
     return shutil.which(named) or (str(beside) if beside.exists() else None)
 
 
-needs_nvcc = pytest.mark.skipif(not nvcc(), reason="nvcc is not here")
+no_probes = machine_code.missing_tools() if nvcc() else "nvcc is not here"
+needs_nvcc = pytest.mark.skipif(bool(no_probes), reason=no_probes or "")
 
 
 @pytest.fixture(scope="module")
