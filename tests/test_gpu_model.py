@@ -92,7 +92,10 @@ def test_launches_are_those_that_are_made(host, method, rule, norm):
     host.prepare(rule, "f32", hyper, range(len(tensors)), steps, rules, report)
     host.update(rule, "f32", tensors, rules, report=report)
     made = len(host.records())
-    assert made == Tables(machine_code.ptx(machine_code.library())).ours(case).launches
+    ptx = machine_code.ptx(machine_code.library())
+    if not ptx:
+        pytest.skip("this build has no PTX")
+    assert made == Tables(ptx).ours(case).launches
     assert made > 3
 
 

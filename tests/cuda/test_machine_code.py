@@ -48,7 +48,10 @@ def every_kernel():
 
 @functools.cache
 def every_ptx():
-    return {ptx.name: ptx for ptx in machine_code.ptx(machine_code.library())}
+    found = machine_code.ptx(machine_code.library())
+    if not found:
+        pytest.skip("this build has no PTX")
+    return {ptx.name: ptx for ptx in found}
 
 
 @pytest.fixture(params=TARGETS, ids=lambda target: f"sm_{target}")
