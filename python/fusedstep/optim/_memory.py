@@ -1,7 +1,7 @@
 """Where an optimizer's arrays are, the CPU's memory or a GPU's: how they are looked at, allocated and copied there."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -11,15 +11,22 @@ from fusedstep._array import Array
 Name = Callable[[int], str]
 
 
-class Parameter(NamedTuple):
-    """An array that an optimizer updates."""
+class Parameter:
+    """An array that an optimizer updates.
 
-    array: Any
-    address: int
-    nbytes: int
-    shape: tuple[int, ...]
-    dtype: Any  # a NumPy dtype; of arrays in CUDA memory its name
-    name: str  # in errors
+    Attributes
+    ----------
+    dtype : dtype or str
+        NumPy's, or the name of that of an array in CUDA memory.
+    name : str
+        What errors call it.
+    """
+
+    __slots__ = ("address", "array", "dtype", "name", "nbytes", "shape")
+
+    def __init__(self, array: Any, address: int, nbytes: int, shape: tuple[int, ...], dtype: Any, name: str) -> None:
+        self.array, self.address, self.nbytes = array, address, nbytes
+        self.shape, self.dtype, self.name = shape, dtype, name
 
     @property
     def half(self) -> bool:
@@ -32,50 +39,39 @@ class Parameter(NamedTuple):
         return "float32" if self.half else self.dtype
 
 
-class Memory(Protocol):
-    """What optimizers ask of either."""
+class _CPU:
+    """What optimizers ask of memory; that of the CPU."""
 
     def parameter(self, obj: Any, name: str) -> Parameter:
         """Check an array that will be updated in place."""
-
-    def plan(self, keys: Sequence[str] | None, single: bool) -> Any:
-        """Make the compiled plan."""
-
-    def empty_state(self, like: Parameter) -> Any:
-        """Allocate a state, which is yet to be written."""
-
-    def fill(self, to: Any, value: Any) -> None:
-        """Write a number, an ndarray or an array of this memory into a state."""
-
-    def master(self, of: Parameter) -> Any:
-        """Copy a half-precision parameter as float32; None for another one."""
-
-    def on_cpu(self, state: Any) -> Array:
-        """Return a state as an ndarray, a copy where it is elsewhere."""
-
-
-class _CPU:
-    def parameter(self, obj: Any, name: str) -> Parameter:
         array = _array.parameter(obj, name)
         return Parameter(array, array.ctypes.data, array.nbytes, array.shape, array.dtype, name)
 
     def plan(self, keys: Sequence[str] | None, single: bool) -> Any:
+        """Make the compiled plan."""
         return _core.Plan(keys, single)
 
-    def empty_state(self, like: Parameter) -> Array:
+    def empty_state(self, like: Parameter) -> Any:
+        """Allocate a state, which is yet to be written."""
         return _core.zeros(like.shape, like.dtype)
 
-    def fill(self, to: Array, value: Any) -> None:
+    def fill(self, to: Any, value: Any) -> None:
+        """Write a number, an ndarray or an array of this memory into a state."""
         to[...] = value
 
     def master(self, of: Parameter) -> Any:
+        """Copy a half-precision parameter as float32; None for another one."""
         raise ValueError(f"master: expected float16 or bfloat16 arrays in CUDA memory, got {of.name} in CPU memory")
 
-    def on_cpu(self, state: Array) -> Array:
-        return state
+    def on_cpu(self, state: Any) -> Array:
+        """Return a state as an ndarray, a copy where it is elsewhere."""
+        array: Array = state
+        return array
 
 
-class _GPU:
+class _GPU(_CPU):
+    """The same of a GPU's."""
+
     def __init__(self, device: _device.Device) -> None:
         self.device = device
 
@@ -108,7 +104,7 @@ class _GPU:
         return self.device.asnumpy(state)
 
 
-def memory_of(arrays: Sequence[Any], name_of: Name) -> Memory:
+def memory_of(arrays: Sequence[Any], name_of: Name) -> _CPU:
     """Find the memory that all arrays are in; TypeError where they differ."""
     device = _device.common(arrays, name_of)
     return _CPU() if device is None else _GPU(device)

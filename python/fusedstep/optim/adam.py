@@ -1,6 +1,5 @@
 """Adam and AdamW: classes, functional forms and the reference."""
 
-import decimal
 import math
 from typing import Any
 
@@ -13,6 +12,8 @@ from fusedstep.optim._hyper import Hyper, betas, flag, nonnegative
 
 def _power(beta: float, step: int) -> float:
     """``beta**step``, rounded correctly: Python's power is the C library's, wrong by an ULP now and then."""
+    import decimal  # noqa: PLC0415  # 1 ms, for the reference alone
+
     return float(decimal.Context(prec=50).power(decimal.Decimal(beta), step))
 
 
