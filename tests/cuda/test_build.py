@@ -4,11 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+# The tools of Python's environment come first, whether it is activated or not.
+TOOLS = os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"]))
 
 PROJECT = f"""
 cmake_minimum_required(VERSION 3.26)
@@ -20,7 +23,7 @@ message(STATUS "have: ${{FUSEDSTEP_HAVE_CUDA}}")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    if not shutil.which("cmake") or not shutil.which("ninja"):
+    if not shutil.which("cmake", path=TOOLS) or not shutil.which("ninja", path=TOOLS):
         pytest.skip("CMake and Ninja are not installed")
     folder = tmp_path_factory.mktemp("probe")
     (folder / "CMakeLists.txt").write_text(PROJECT)
@@ -45,7 +48,17 @@ def configure(folder):
 
     def run(option, **environment):
         env = {key: value for key, value in os.environ.items() if key not in ("CUDACXX", "CUDA_PATH", "CUDAHOSTCXX")}
-        command = ["cmake", "-S", str(folder), "-B", str(folder / "build"), "-G", "Ninja", f"-DFUSEDSTEP_CUDA={option}"]
+        env["PATH"] = TOOLS
+        command = [
+            str(shutil.which("cmake", path=TOOLS)),
+            "-S",
+            str(folder),
+            "-B",
+            str(folder / "build"),
+            "-G",
+            "Ninja",
+            f"-DFUSEDSTEP_CUDA={option}",
+        ]
         command += ["-UFUSEDSTEP_NVCC", "-UCMAKE_CUDA_COMPILER", f"-DPython_EXECUTABLE={sys.executable}"]
         command += [f"-DCMAKE_IGNORE_PATH={ignored}"]
         return subprocess.run(command, env={**env, **environment}, capture_output=True, text=True, check=False)

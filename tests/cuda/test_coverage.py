@@ -14,7 +14,9 @@ import pytest
 from tests.cuda_host import build
 
 # These execute no other line.
-OTHERS = ("test_coverage.py", "test_sanitizers.py", "test_stand_in.py", "test_machine_code.py", "test_bench_cuda.py")
+OTHERS = {
+    f"test_{name}.py" for name in ("coverage", "sanitizers", "stand_in", "machine_code", "bench_cuda", "build", "gpu")
+}
 
 
 def executed_lines(counts):
