@@ -10,10 +10,30 @@ Examples
 True
 """
 
-from fusedstep import loss, optim, rnn
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from fusedstep import optim, rnn
 from fusedstep._core import build_info, num_threads, set_num_threads
-from fusedstep.profiler import machine
+
+if TYPE_CHECKING:
+    from fusedstep import loss
+    from fusedstep.profiler import machine
 
 __version__: str = build_info()["version"]
 
 __all__ = ["__version__", "build_info", "loss", "machine", "num_threads", "optim", "rnn", "set_num_threads"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import losses and profiler when they are first asked for: they would be half of the package's import."""
+    if name == "loss":
+        return importlib.import_module("fusedstep.loss")
+    if name == "machine":
+        return importlib.import_module("fusedstep.profiler").machine
+    raise AttributeError(f"module 'fusedstep' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List also what is not imported yet."""
+    return sorted({*globals(), *__all__})
