@@ -58,8 +58,9 @@ def both(cupy, case, layout="time first", **options):
 
 
 @kinds
-@paths
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("way", "name"), [*(("steps", name) for name in CASES), ("persistent", "layers"), ("persistent", "row")]
+)
 def test_results_are_the_cpus(cupy, monkeypatch, kind, way, name):
     layout = {"row": "unbatched", "layers": "batch first"}.get(name, "time first")
     with path(way, monkeypatch):
@@ -136,7 +137,7 @@ def test_order_of_threads_shows_in_no_bit(cupy, device, monkeypatch, kind, way, 
             assert_same_bits(to_host(run(gpu, module)), desired)
 
 
-@kinds
+@some_kinds
 def test_a_row_in_a_persistent_sweep_does_not_see_the_others(cupy, monkeypatch, kind):
     case = exact(draw(kind, 4, 9, 3, 20))  # x's products are exact: they are cuBLAS', which promises nothing
     rng = np.random.default_rng(1)
@@ -234,7 +235,7 @@ def test_gradients_are_added_to_given_arrays(cupy, kind):
     assert_close(to_host(gpu.run(module, out=out)), once)
 
 
-@kinds
+@some_kinds
 def test_functions_use_the_weights_as_they_are(cupy, kind):
     case = draw(kind, 4, 3, 5, 6, num_layers=2, bidirectional=True, shortest=1)
     gpu = to_gpu(cupy, case)

@@ -1,0 +1,73 @@
+"""The recurrent kernels under AddressSanitizer with UndefinedBehaviorSanitizer and under ThreadSanitizer; and bugs in
+them, which these, or the comparison of both ways to take steps, find."""
+
+import functools
+
+import pytest
+
+from tests.cuda.test_sanitizers import run
+from tests.cuda_host import build
+
+
+@functools.cache
+def changed(name, cells):
+    """The sources with few cells, blocks of fewer threads and float32 alone: bugs look the same in all of them."""
+    edits = [
+        ("rnn/cells.h", r"TemplateList<.*?>", f"TemplateList<{cells}>"),
+        ("cuda/product.cuh", "kThreads = 256", "kThreads = 64"),
+        ("cuda/rnn_steps.cu", r"operator\(\)<double>", "operator()<float>"),
+    ]
+    return build.changed(name, edits)
+
+
+def one_cell():
+    return changed("one-cell", "GRUResetBefore")
+
+
+def two_cells():
+    return changed("two-cells", "CoupledPeepholeLSTM, GRUResetBefore")
+
+
+def launches(variant, *roots):
+    return run(variant, "-m", "tests.cuda.rnn_launches", variant, *roots)
+
+
+def test_memory_is_accessed_within_bounds():
+    done = launches("address", two_cells())
+    assert not done.returncode, done.stdout + done.stderr
+
+
+def test_threads_do_not_race():
+    done = launches("thread", one_cell())
+    assert not done.returncode, done.stdout + done.stderr
+    assert not done.stderr
+
+
+# What is changed, the variant that shows it, and what it says.
+MUTANTS = {
+    "vectors-read-before-they-are-written": (
+        ("cuda/rnn.cuh", r"(kThreads\);\n)    __syncthreads\(\);\n(    multiply\()", r"\1\2"),
+        "thread",
+        "data race",
+    ),
+    "blocks-do-not-wait": (
+        ("cuda/rnn.cuh", r"(finish\(own, a, s\);\n      \}\);\n)      slice\.meet\(\);\n", r"\1"),
+        "thread",
+        "data race",
+    ),
+    "a-value-too-many": (("cuda/product.cuh", r"i < n; i \+= threads", "i <= n; i += threads"), "address", "overflow"),
+    "operands-of-another-chunk": (
+        ("cuda/rnn.cuh", r"else if \(step > 1\)", "else if (step > 1 && slice.mine(row0))"),
+        "plain",
+        "AssertionError",
+    ),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_bug_in_the_sources_is_found(mutant):
+    edit, variant, finding = MUTANTS[mutant]
+    base = two_cells() if variant == "address" else one_cell()
+    done = launches(variant, base, build.changed(mutant, [edit], base))
+    assert done.returncode, "the bug was not found"
+    assert finding in done.stderr
