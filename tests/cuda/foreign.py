@@ -7,6 +7,16 @@ import numpy as np
 _MANAGED = {b"dltensor": 0, b"dltensor_versioned": 32}  # where DLPack's tensor begins in what a capsule holds
 
 
+def tensor_in(capsule):
+    """The address of DLPack's tensor in a capsule."""
+    get_name = ctypes.pythonapi.PyCapsule_GetName
+    get_name.restype, get_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    name = get_name(capsule)
+    return get_pointer(capsule, name) + _MANAGED[name]
+
+
 class Interface:
     """Has __cuda_array_interface__ alone, as Numba's arrays; any field may be set."""
 
@@ -58,12 +68,7 @@ class DLPack:
         if options and not self.versioned:
             raise TypeError(f"got unexpected arguments {list(options)}")
         capsule = self.host.__dlpack__(**options)
-        get_name = ctypes.pythonapi.PyCapsule_GetName
-        get_name.restype, get_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
-        get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
-        get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-        name = get_name(capsule)
-        tensor = get_pointer(capsule, name) + _MANAGED[name]
+        tensor = tensor_in(capsule)
         ctypes.c_int32.from_address(tensor + 8).value = self.device[0]
         ctypes.c_int32.from_address(tensor + 12).value = self.device[1]
         for offset, value in zip((20, 21), self.type, strict=True):

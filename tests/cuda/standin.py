@@ -10,6 +10,8 @@ import types
 
 import numpy as np
 
+from tests.cuda import foreign
+
 _ALIGNMENT = 512  # bytes, as CuPy's pool
 
 
@@ -283,6 +285,29 @@ def zeros(shape, dtype=float):
     return new
 
 
+class _Tensor(ctypes.Structure):
+    """DLPack's, as far as it is read here."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device", ctypes.c_int32 * 2),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+    )
+
+
+def from_dlpack(obj):
+    """A view of a contiguous floating array that another library exports."""
+    capsule = obj.__dlpack__(stream=get_current_stream().ptr or 1)
+    tensor = _Tensor.from_address(foreign.tensor_in(capsule))
+    shape = tensor.shape[: tensor.ndim]
+    memory = UnownedMemory(tensor.data, int(np.prod(shape)) * tensor.bits // 8, capsule)
+    return ndarray(shape, f"f{tensor.bits // 8}", MemoryPointer(memory, 0))
+
+
 def asnumpy(obj):
     return obj.get()
 
@@ -300,7 +325,7 @@ def module():
     state.__init__()
     made = types.ModuleType("cupy")
     own = sys.modules[__name__]
-    for name in ("ndarray", "array", "asarray", "empty", "zeros", "asnumpy", "matmul", "state"):
+    for name in ("ndarray", "array", "asarray", "from_dlpack", "empty", "zeros", "asnumpy", "matmul", "state"):
         setattr(made, name, getattr(own, name))
     runtime = types.SimpleNamespace(
         getDevice=lambda: state.device,

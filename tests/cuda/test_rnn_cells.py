@@ -161,6 +161,8 @@ def test_arrays_of_other_libraries(cupy):
     assert_close({"h": actual.get()}, {"h": h})
     tensors = step.map(foreign.Torch)
     assert_same_bits([CELLS["gru"].step(tensors.x, tensors.state, **tensors.weights).get()], [actual.get()])
+    capsules = step.map(foreign.DLPack)
+    assert_same_bits([CELLS["gru"].step(capsules.x, capsules.state, **capsules.weights).get()], [actual.get()])
 
 
 @kinds

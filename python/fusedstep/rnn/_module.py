@@ -314,7 +314,8 @@ class Module(Formats):
         Notes
         -----
         The same bits frozen or not, at once or in pieces whose state is passed on, step by step with the cells or a
-        stream, for a row alone or in a batch, with any number of threads, on every instruction set.
+        stream, for a row alone or in a batch, with any number of threads, on every instruction set. (On CUDA products
+        are cuBLAS', which promises none of that.)
         """
         y, new, _ = self._run(x, state, lengths, reset, tape=0, masks=Masks())
         return y, new

@@ -1,0 +1,269 @@
+// Recurrent sweeps over device arrays that the package's own Python has made: what is checked here keeps a mistake
+// there from becoming a wrong address.
+#pragma once
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "cuda/recurrence.h"
+
+namespace fusedstep::python {
+
+namespace py = pybind11;
+
+inline cuda::Stream stream_of(std::uintptr_t pointer) { return reinterpret_cast<cuda::Stream>(pointer); }
+
+// A device array by its __cuda_array_interface__; strides in elements.
+struct Raw {
+  std::string name, type;
+  void* data;
+  std::vector<std::ptrdiff_t> shape, strides;
+
+  Raw(const char* called, const py::handle& object) : name(called) {
+    const auto fields = py::cast<py::dict>(object.attr("__cuda_array_interface__"));
+    type = py::cast<std::string>(fields["typestr"]).substr(1);
+    data = reinterpret_cast<void*>(py::cast<std::uintptr_t>(py::cast<py::tuple>(fields["data"])[0]));
+    shape = py::cast<std::vector<std::ptrdiff_t>>(fields["shape"]);
+    const py::object given = fields.attr("get")("strides", py::none());
+    if (given.is_none()) {
+      strides = of_contiguous();
+    } else {
+      strides = py::cast<std::vector<std::ptrdiff_t>>(given);
+      for (std::ptrdiff_t& stride : strides) stride /= std::stoi(type.substr(1));
+    }
+  }
+
+  const Raw& typed(const char* expected) const {
+    if (type != expected) throw py::type_error(name + ": got dtype " + type);
+    return *this;
+  }
+  const Raw& shaped(const std::vector<std::size_t>& expected) const {
+    if (!std::equal(shape.begin(), shape.end(), expected.begin(), expected.end(),
+                    [](std::ptrdiff_t a, std::size_t b) { return a == std::ptrdiff_t(b); }))
+      throw py::value_error(name + ": got shape " + py::str(py::cast(shape)).cast<std::string>());
+    return *this;
+  }
+  void* contiguous() const {
+    const auto whole = of_contiguous();
+    for (std::size_t i = 0; i < shape.size() && !empty(); ++i)
+      if (shape[i] > 1 && strides[i] != whole[i]) throw py::value_error(name + ": expected a contiguous array");
+    return data;
+  }
+  // Steps and rows may lie apart.
+  Strided strided() const {
+    if (shape.size() > 2 && shape[2] > 1 && strides[2] != 1 && !empty())
+      throw py::value_error(name + ": rows in pieces");
+    return {data, strides[0], strides[1]};
+  }
+
+ private:
+  bool empty() const { return std::count(shape.begin(), shape.end(), 0) > 0; }
+  std::vector<std::ptrdiff_t> of_contiguous() const {
+    std::vector<std::ptrdiff_t> all(shape.size());
+    std::ptrdiff_t stride = 1;
+    for (std::size_t i = shape.size(); i-- > 0; stride *= std::max<std::ptrdiff_t>(shape[i], 1)) all[i] = stride;
+    return all;
+  }
+};
+
+inline const char* type_name(Dtype dtype) { return dtype == Dtype::f32 ? "f4" : "f8"; }
+inline Dtype dtype_of(const Raw& array) {
+  if (array.type != "f4") array.typed("f8");
+  return array.type == "f4" ? Dtype::f32 : Dtype::f64;
+}
+
+inline const cuda::RecurrentEntry& cell_of(const std::string& kind, Dtype dtype) {
+  const cuda::RecurrentEntry* const cell = cuda::recurrent(kind, dtype);
+  if (!cell) throw py::key_error("no cell is called " + kind);
+  return *cell;
+}
+
+using Extents = std::initializer_list<std::size_t>;
+
+// Where the arrays of a sweep are, by the names of Recurrence's fields: checked; or, of a cell's step, addresses of
+// contiguous arrays whose shapes the caller has checked.
+struct CheckedArrays {
+  const py::dict& arrays;
+  Dtype dtype;
+
+  void* whole(const char* name, Extents shape) const {
+    PyObject* const array = given(name);
+    return array ? Raw(name, array).typed(type_name(dtype)).shaped(shape).contiguous() : nullptr;
+  }
+  Strided strided(const char* name, Extents shape) const {
+    PyObject* const array = given(name);
+    return array ? Raw(name, array).typed(type_name(dtype)).shaped(shape).strided() : Strided{};
+  }
+  // Rows of the second dimension may lie apart: the distance between them.
+  std::pair<void*, std::size_t> rows(const char* name, Extents shape) const {
+    PyObject* const array = given(name);
+    if (!array) return {};
+    const Raw at = Raw(name, array).typed(type_name(dtype)).shaped(shape);
+    if (at.shape[1] > 1 && at.strides[1] != 1) throw py::value_error(at.name + ": rows in pieces");
+    return {at.data, std::size_t(at.strides[0])};
+  }
+  PyObject* given(const char* name) const {
+    PyObject* const array = PyDict_GetItemString(arrays.ptr(), name);
+    return array == Py_None ? nullptr : array;
+  }
+};
+
+struct Addresses {
+  const py::dict& addresses;
+
+  void* whole(const char* name, Extents) const {
+    PyObject* const address = PyDict_GetItemString(addresses.ptr(), name);
+    return address ? PyLong_AsVoidPtr(address) : nullptr;
+  }
+  Strided strided(const char* name, Extents shape) const {
+    return {whole(name, shape), 0, std::ptrdiff_t(shape.begin()[2])};
+  }
+  std::pair<void*, std::size_t> rows(const char* name, Extents shape) const {
+    return {whole(name, shape), shape.begin()[1]};
+  }
+};
+
+// A direction of a layer, or a cell's step. What a kernel reads and writes must be there when it runs.
+class Sweep {
+ public:
+  Sweep(const std::string& kind, std::size_t T, std::size_t S, std::size_t B, std::size_t H, bool reverse,
+        const py::dict& arrays)
+      : arrays_(arrays), dtype_(dtype_of(Raw("weight_hh", arrays["weight_hh"]))), cell_(&cell_of(kind, dtype_)) {
+    if (S > T) throw py::value_error("steps: more than there are");
+    const CheckedArrays from{arrays_, dtype_};
+    fill(from, T, S, B, H);
+    r_.reverse = reverse;
+    if (PyObject* const lengths = from.given("lengths"))
+      r_.lengths = static_cast<const std::int64_t*>(Raw("lengths", lengths).typed("i8").shaped({B}).contiguous());
+    if (PyObject* const reset = from.given("reset")) {
+      const Strided mask = Raw("reset", reset).typed("b1").shaped({T, B}).strided();
+      r_.reset = static_cast<const bool*>(mask.data);
+      r_.ld_reset[0] = mask.step;
+      r_.ld_reset[1] = mask.row;
+    }
+  }
+  Sweep(const std::string& kind, bool single, std::size_t B, std::size_t H, const py::dict& addresses)
+      : arrays_(addresses), dtype_(single ? Dtype::f32 : Dtype::f64), cell_(&cell_of(kind, dtype_)) {
+    fill(Addresses{arrays_}, 1, 1, B, H);
+    if (PyErr_Occurred()) throw py::error_already_set();
+  }
+
+  const cuda::Recurrence& recurrence() const { return r_; }
+  const char* kind() const { return cell_->name; }
+  Dtype dtype() const { return dtype_; }
+
+  void begin(std::uintptr_t stream) const {
+    require({"initial_h", "h0"});
+    if (cell_->states > 1) require({"initial_c", "c0"});
+    cell_->begin(r_, stream_of(stream));
+  }
+  void reset_stage(std::size_t step, std::uintptr_t stream) const {
+    require_forward();
+    require({"hidden"});
+    run(cell_->reset_stage, step, stream);
+  }
+  void forward(std::size_t step, std::uintptr_t stream) const {
+    require_forward();
+    require({cell_->reset_stage ? "late" : "hidden"});
+    run(cell_->forward, step, stream);
+  }
+  void backward(std::size_t step, std::uintptr_t stream) const {
+    require_backward();
+    if (step + 1 < r_.S) require({"through"});
+    run(cell_->backward, step, stream);
+  }
+  void reset_backward(std::size_t step, std::uintptr_t stream) const {
+    require_backward();
+    require({"dreset_h"});
+    run(cell_->reset_backward, step, stream);
+  }
+  void finish(std::uintptr_t stream) const {
+    require({"dh", "through"});
+    cell_->finish(r_, stream_of(stream));
+  }
+
+  // What every kernel forward, or backward, reads and writes.
+  void require_forward() const {
+    require({"input", "h0", "h1"});
+    if (cell_->states > 1) require({"c0", "c1"});
+    if (cell_->reset_stage) require({"reset_h"});
+  }
+  void require_backward() const {
+    require({"initial_h", "saved", "dh", "dinput"});
+    if (r_.S > 1) require({"y"});
+    if (cell_->states > 1) require({"initial_c", "states", "dc"});
+    if (cell_->reset_stage) require({"dlate"});
+    if (cell_->reset_stage || cell_->separate) require({"dstate"});
+  }
+  // A persistent kernel reads the gradients that W_hh sees row by row.
+  void require_rows() const {
+    if (!r_.dstate && r_.dinput.row != std::ptrdiff_t(std::size_t(cell_->gates) * r_.H)) require({"dstate"});
+  }
+
+ private:
+  template <class Source>
+  void fill(const Source& from, std::size_t T, std::size_t S, std::size_t B, std::size_t H) {
+    const std::size_t gates = std::size_t(cell_->gates) * H, state_gates = std::size_t(cell_->state_gates) * H,
+                      values = std::size_t(cell_->values) * H;
+    r_ = {};
+    r_.S = S;
+    r_.B = B;
+    r_.H = H;
+    r_.weight_hh = from.whole("weight_hh", {gates, H});
+    r_.bias_ih = from.whole("bias_ih", {gates});
+    r_.bias_hh = from.whole("bias_hh", {gates});
+    r_.weight_ch = from.whole("weight_ch", {std::size_t(cell_->peepholes), H});
+    if (cell_->peepholes > 0) require({"weight_ch"});
+    constexpr const char* initial[] = {"initial_h", "initial_c"};
+    for (int i = 0; i < cell_->states; ++i) std::tie(r_.initial[i], r_.ld_initial[i]) = from.rows(initial[i], {B, H});
+    r_.input = from.strided("input", {T, B, gates});
+    r_.y = from.strided("y", {T, B, H});
+    r_.h[0] = from.whole("h0", {B, H});
+    r_.h[1] = from.whole("h1", {B, H});
+    r_.c[0] = from.whole("c0", {B, H});
+    r_.c[1] = from.whole("c1", {B, H});
+    r_.hidden = from.whole("hidden", {B, state_gates});
+    r_.reset_h = from.whole("reset_h", {B, H});
+    r_.late = from.whole("late", {B, H});
+    r_.saved = from.whole("saved", {S, B, values});
+    r_.states = from.whole("states", {S, B, H});
+    r_.dy = from.strided("dy", {T, B, H});
+    r_.dh = from.whole("dh", {B, H});
+    r_.dc = from.whole("dc", {B, H});
+    r_.through = from.whole("through", {B, H});
+    r_.dinput = from.strided("dinput", {T, B, gates});
+    r_.dstate = from.whole("dstate", {S, B, state_gates});
+    r_.dlate = from.whole("dlate", {S, B, H});
+    r_.dreset_h = from.whole("dreset_h", {B, H});
+    r_.previous_h = from.whole("previous_h", {S, B, H});
+    r_.previous_c = from.whole("previous_c", {S, B, H});
+    r_.all_reset_h = from.whole("all_reset_h", {S, B, H});
+  }
+  void require(std::initializer_list<const char*> names) const {
+    for (const char* name : names) {
+      PyObject* const item = PyDict_GetItemString(arrays_.ptr(), name);
+      if (!item || item == Py_None) throw py::key_error(name);
+    }
+  }
+  void run(void (*kernel)(const cuda::Recurrence&, std::size_t, cuda::Stream), std::size_t step,
+           std::uintptr_t stream) const {
+    if (!kernel) throw py::value_error(std::string(cell_->name) + " has one product");
+    if (step >= r_.S) throw py::value_error("step");
+    kernel(r_, step, stream_of(stream));
+  }
+
+  const py::dict arrays_;  // keeps them alive
+  const Dtype dtype_;
+  const cuda::RecurrentEntry* const cell_;
+  cuda::Recurrence r_;
+};
+
+}  // namespace fusedstep::python
