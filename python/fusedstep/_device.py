@@ -156,6 +156,12 @@ class Device:
         address: int = cuda.get_current_stream().ptr
         return address
 
+    def launch_stream(self) -> int:
+        """Return the same, and let this thread's launches by the compiled module go to this GPU."""
+        address = self.stream()
+        self.core.use_gpu(self.number)
+        return address
+
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return a CuPy array that is yet to be written."""
         return self.cupy.empty(shape, dtype)

@@ -317,6 +317,21 @@ def test_launches_go_to_the_current_stream(cupy, device, monkeypatch, way):
     assert {record.stream for record in device.launches()} == {0x77}
 
 
+@paths
+def test_launches_go_to_the_gpu_of_the_weights(cupy, device, monkeypatch, way):
+    case = draw("gru_reset_before", 4, 3, 5, 6, num_layers=2, shortest=1)
+    with cupy.cuda.Device(1):
+        module, gpu = module_on_gpu(case, dropout=0.5), to_gpu(cupy, case)
+        device.launches()
+        with path(way, monkeypatch):
+            gpu.run(module)
+        assert {launch.gpu for launch in device.launches()} == {1}
+    with pytest.raises(RuntimeError, match=r"^the arrays are on GPU 1, and CuPy's current device is 0"):
+        gpu.run(module)
+    with pytest.raises(TypeError, match=r"^x: expected an array on GPU 1, got one on GPU 0"):
+        module(cupy.asarray(case.x))
+
+
 @pytest.mark.parametrize("option", ["layer_norm", "proj_size", "recurrent_dropout", "zoneout"])
 def test_options_that_are_not_there(cupy, option):
     value = {"layer_norm": True, "proj_size": 2, "recurrent_dropout": 0.5, "zoneout": (0.0, 0.25)}[option]

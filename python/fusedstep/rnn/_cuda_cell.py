@@ -98,7 +98,7 @@ def _step(device: Device, kind: str, weights: dict[str, Any], x: Any, state: Any
         arrays["saved"] = saved
     if B > 0:
         step = _kernels(device, kind, like, B, H, arrays)
-        stream = device.stream()
+        stream = device.launch_stream()
         device.matmul(x, like.T, out=arrays["input"])
         device.matmul(old[0], weight_hh[:early].T, out=arrays["hidden"])
         if "late" in arrays:
@@ -197,7 +197,7 @@ def cell_backward(
         for gradient in gradients.values():
             gradient[...] = 0
     else:
-        step, stream = _kernels(device, kind, like, B, H, arrays), device.stream()
+        step, stream = _kernels(device, kind, like, B, H, arrays), device.launch_stream()
         step.backward(0, stream)
         if late:
             device.matmul(arrays["dlate"], weight_hh[early:], out=arrays["dreset_h"])

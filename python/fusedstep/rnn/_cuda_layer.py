@@ -64,7 +64,7 @@ class Layer:
         run = Run(self, Input(self.device, x, on_device), y, state, steps, on_device, reset, whole)
         if B > 0:
             sweeps = [self._sweep(run, d, [s[d] for s in out], tape > 0) for d in range(len(self.weights))]
-            stream = self.device.stream()
+            stream = self.device.launch_stream()
             for sweep, _ in sweeps:
                 sweep.begin(stream)
             if steps and B <= PERSISTENT_ROWS and run.fits(backward=False):

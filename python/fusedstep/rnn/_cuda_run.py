@@ -22,13 +22,13 @@ def flat(array: Any) -> Any:
 def take_persistently(device: Device, sweeps: list[Any], *, backward: bool) -> None:
     """Take all steps of sweeps side by side in one kernel."""
     arrived = device.zeros((len(sweeps) * device.core.arrivals,), np.uint32)
-    device.core.persistent_sweep(sweeps, backward, arrived, device.stream(), None)
+    device.core.persistent_sweep(sweeps, backward, arrived, device.launch_stream(), None)
 
 
 def sum_rows(device: Device, a: Any, b: Any, to: list[Any], *, add: bool) -> None:
     """Sum a, or a·b, over the first axis."""
     room = device.empty((device.core.sums_size(*a.shape),), np.float64)
-    device.core.column_sums(a, b, to, add, room, device.stream())
+    device.core.column_sums(a, b, to, add, room, device.launch_stream())
 
 
 class Input:
@@ -43,7 +43,7 @@ class Input:
         self.copied = lengths is not None or not self._ordered(x).flags.c_contiguous
         self.array = self.room(width) if self.copied else x
         if self.copied:
-            device.core.copy_rows(x, self.array, lengths, device.stream())
+            device.core.copy_rows(x, self.array, lengths, device.launch_stream())
 
     def _ordered(self, array: Any) -> Any:
         return array.swapaxes(0, 1) if self.batch_first else array
@@ -163,6 +163,7 @@ class Run:
             for array in (dx, *(array for own in gradients if not add for array in own.values())):
                 array[...] = 0
             return
+        self.layer.device.launch_stream()  # which checks that it is there
         sweeps = [self._sweep_back(d, dy, [s[d] for s in dstate]) for d in range(len(gradients))]
         if B <= PERSISTENT_ROWS and self.fits(backward=True):
             take_persistently(self.layer.device, [sweep for sweep, _ in sweeps], backward=True)
@@ -199,7 +200,7 @@ class Run:
 
     def _steps_back(self, d: int, sweep: Any, arrays: Mapping[str, Any]) -> None:
         layer, device, weight_hh = self.layer, self.layer.device, arrays["weight_hh"]
-        stream = device.stream()
+        stream = device.launch_stream()
         early, late = weight_hh[: layer.early], weight_hh[layer.early :]
         seen = arrays.get("dstate", arrays["dinput"])
         for step in reversed(range(self.steps)):
@@ -219,9 +220,9 @@ class Run:
             part = inputs.room(dx.shape[2]) if d else to
             device.matmul(inputs.rows(dinput), self.layer.weights[d]["weight_ih"], out=inputs.rows(part))
             if d:
-                device.core.add(inputs.rows(to), inputs.rows(part), device.stream())
+                device.core.add(inputs.rows(to), inputs.rows(part), device.launch_stream())
         if to is not dx:
-            device.core.copy_rows(to, dx, None, device.stream())
+            device.core.copy_rows(to, dx, None, device.launch_stream())
 
     def _give_weights(self, arrays: Mapping[str, Any], gradients: Mapping[str, Any], *, add: bool) -> None:
         """Write a direction's gradients of the weights, which sum over steps and rows, or add them."""
@@ -235,7 +236,7 @@ class Run:
             for a, b, rows in parts:
                 device.matmul(a.T, b, out=room[rows])
             if add:
-                device.core.add(to, room, device.stream())
+                device.core.add(to, room, device.launch_stream())
 
         product(gradients["weight_ih"], (dinput, inputs.rows(inputs.array), slice(None)))
         parts = [(seen, flat(arrays["previous_h"]), slice(early))]
