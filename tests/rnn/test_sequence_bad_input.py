@@ -590,7 +590,8 @@ def test_reset_of_rows_that_a_stream_lacks_is_refused(arguments, rows):
 def test_empty_sequence_passes_the_state_on(kind, steps, rows, bidirectional, tape):
     given = {"reset": not bidirectional, "shortest": 0}
     case = draw(kind, steps, rows, INPUTS, H, num_layers=L, bidirectional=bidirectional, **given)
-    for results in (case.run(tape=tape), case.infer(), case.run(layout="batch first", tape=tape)):
+    dropped = case.run(case.module(dropout=0.5), tape=tape)
+    for results in (case.run(tape=tape), dropped, case.infer(), case.run(layout="batch first", tape=tape)):
         assert results["y"].shape == case.dy.shape
         assert_same_bits([results[name] for name in "hc" if name in results], case.states)
     results = case.run(tape=tape)
