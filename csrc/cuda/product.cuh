@@ -52,6 +52,7 @@ __device__ void copy_fresh(const T* from, std::size_t n, T* to, unsigned thread,
     for (std::size_t i = thread; i < n / width; i += threads)
       reinterpret_cast<float4*>(to)[i] = __ldcg(reinterpret_cast<const float4*>(from) + i);
   }
+#pragma unroll 1
   for (std::size_t i = done + thread; i < n; i += threads) to[i] = __ldcg(from + i);
 }
 
@@ -74,6 +75,7 @@ __device__ void multiply_tile(const Product<T>& p, unsigned group, unsigned unit
   unroll<N>([&](auto j) { v[j] = p.vectors + std::size_t(at_most(vector + j, p.n - 1) * p.groups + group) * p.K; });
   V sum[R * N];
   unroll<R * N>([&](auto i) { sum[i] = V(T(0)); });
+#pragma unroll 2
   for (unsigned k = lane; k < p.K; k += kWarp)
     unroll<R>(
         [&](auto i) { unroll<N>([&](auto j) { sum[i * N + j] = fma(V(w[i][k]), V(v[j][k]), sum[i * N + j]); }); });

@@ -89,9 +89,11 @@ __global__ void __launch_bounds__(kThreads, 1) sweep_kernel(const __grid_constan
   Slice<Cell> slice(call, false);
   const Recurrence& r = slice.r;
   const std::size_t H = r.H;
-  for (std::size_t i = threadIdx.x; i < slice.units * U::G * H; i += kThreads) {
-    const std::size_t row = i / H, gate = row / slice.units, unit = slice.first + row % slice.units;
-    slice.weights[i] = as<T>(r.weight_hh)[(gate * H + unit) * H + i % H];
+#pragma unroll 1
+  for (unsigned row = threadIdx.x / kWarp; row < U::G * slice.units; row += kThreads / kWarp) {
+    const std::size_t gate = row / slice.units, unit = slice.first + row % slice.units;
+    for (unsigned k = threadIdx.x % kWarp; k < H; k += kWarp)
+      slice.weights[row * H + k] = as<T>(r.weight_hh)[(gate * H + unit) * H + k];
   }
 
   // The input's products are read one chunk ahead, before the barrier.
@@ -125,7 +127,8 @@ __global__ void __launch_bounds__(kThreads, 1) sweep_kernel(const __grid_constan
             finish(own, a, s);
         }
       }
-      row0 + n < r.B ? read(step, row0 + n) : read(step + 1, 0);
+      const bool more = row0 + n < r.B;
+      read(more ? step : step + 1, more ? row0 + n : 0);
     });
     slice.meet();
     if constexpr (U::has_late) {
@@ -156,10 +159,11 @@ __global__ void __launch_bounds__(kThreads, 1) sweep_back_kernel(const __grid_co
   Slice<Cell> slice(call, true);
   const Recurrence& r = slice.r;
   const std::size_t H = r.H;
-  for (std::size_t i = threadIdx.x; i < slice.units * U::G * H; i += kThreads) {
-    const std::size_t row = i / slice.units, gate = row / H, k = row % H, unit = i % slice.units;
-    slice.weights[(gate * slice.units + unit) * H + k] = as<T>(r.weight_hh)[row * H + slice.first + unit];
-  }
+  if (slice.unit < slice.units && slice.row < kThreads / call.units)  // consecutive threads read consecutive units
+    for (unsigned row = slice.row; row < U::G * H; row += kThreads / call.units) {
+      const unsigned gate = row / unsigned(H), k = row % unsigned(H);
+      slice.weights[(gate * slice.units + slice.unit) * H + k] = as<T>(r.weight_hh)[row * H + slice.first + slice.unit];
+    }
 
   // What passes W_hh of a step's gate gradients, for this thread's unit.
   const auto through = [&](std::size_t step, unsigned row0, unsigned n) {
@@ -191,10 +195,8 @@ __global__ void __launch_bounds__(kThreads, 1) sweep_back_kernel(const __grid_co
         else if (step - 1 < own.length)
           own.backward(step - 1, from, own.carried(step - 1, passed), slice.peephole);
       }
-      if (step > 0 && row0 + n < r.B)
-        read(step - 1, row0 + n);
-      else if (step > 1)
-        read(step - 2, 0);
+      const bool more = row0 + n < r.B;
+      if (step > (more ? 0 : 1)) read(step - (more ? 1 : 2), more ? row0 + n : 0);
     });
     if (step == 0) break;
     slice.meet();

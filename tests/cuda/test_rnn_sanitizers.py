@@ -57,7 +57,7 @@ MUTANTS = {
     ),
     "a-value-too-many": (("cuda/product.cuh", r"i < n; i \+= threads", "i <= n; i += threads"), "address", "overflow"),
     "operands-of-another-chunk": (
-        ("cuda/rnn.cuh", r"else if \(step > 1\)", "else if (step > 1 && slice.mine(row0))"),
+        ("cuda/rnn.cuh", r"if \(step > \(more", "if (slice.mine(row0) && step > (more"),
         "plain",
         "AssertionError",
     ),
