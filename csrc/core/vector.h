@@ -78,15 +78,16 @@ FN V pow2(V n) {
   return from_bits<V>((integer + bias) << mantissa);
 }
 
-// x = 2^k·m with √½ ≤ m < √2, for positive x in the range of normal exponents: returns m.
+// x = 2^k·m with √½ ≤ m < √2, for positive x in the range of normal exponents: returns m. The sign of others is left
+// out, so that no difference of bits overflows.
 template <Vector V>
 FN V split(V x, V& k) {
   using T = typename V::Scalar;
   const V magic(kMagic<T>), root_half(sizeof(T) == 4 ? T(0x1.6a09e6p-1f) : T(0x1.6a09e667f3bcdp-1));
   constexpr int mantissa = sizeof(T) == 4 ? 23 : 52;
-  const auto exponent = (to_bits(x) - to_bits(root_half)) >> mantissa;
+  const auto bits = to_bits(abs(x)), exponent = (bits - to_bits(root_half)) >> mantissa;
   k = from_bits<V>(to_bits(magic) + exponent) - magic;
-  return from_bits<V>(to_bits(x) - (exponent << mantissa));
+  return from_bits<V>(bits - (exponent << mantissa));
 }
 
 }  // namespace fusedstep::ISA
