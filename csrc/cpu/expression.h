@@ -148,7 +148,7 @@ void evaluate(const ExpressionCall& call, std::size_t begin, std::size_t end) {
       }
       for (int i = 0; i < call.n_outputs; ++i) {
         const ExpressionOutput& output = call.outputs[i];
-        const std::size_t size = output.rows ? rows : n, at = output.rows ? row : first;
+        const std::size_t size = output.rows ? rows : n, at = (output.rows ? row : first) - output.first;
         slot[first_output + i] =
             output.data && size % kLine == 0 ? static_cast<T*>(output.data) + at : own(first_output + i);
       }
@@ -166,7 +166,7 @@ void evaluate(const ExpressionCall& call, std::size_t begin, std::size_t end) {
       }
       for (int i = 0; i < call.n_outputs; ++i) {
         const ExpressionOutput& output = call.outputs[i];
-        const std::size_t size = output.rows ? rows : n, at = output.rows ? row : first;
+        const std::size_t size = output.rows ? rows : n, at = (output.rows ? row : first) - output.first;
         const T* const from = slot[first_output + i];
         if (output.sums) sums[i].add(from, size);
         if (output.data && from == own(first_output + i))

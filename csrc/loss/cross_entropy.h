@@ -16,6 +16,39 @@ namespace fusedstep::ISA {
 
 inline constexpr int kRowPart = 256, kRowLanes = 16;  // lane j of a part takes its classes j, j+16, …
 
+// The larger one; m where the other is NaN.
+template <class V>
+FN V larger(V a, V m) {
+  return select(a > m, a, m);
+}
+
+// Adds e to `sum`, but where it is 1, at the maximum, to `ones`: beside a 1 what is small would be rounded away, and
+// with it a small loss.
+template <class V>
+FN void split_sum(V distance, V e, V& sum, V& ones) {
+  const V zero(typename V::Scalar(0));
+  const auto highest = distance == zero;
+  sum = sum + select(highest, zero, e);
+  ones = ones + select(highest, e, zero);
+}
+
+// What one pass over a row leaves, in double.
+struct RowStatistics {
+  double max, sum;    // m and s
+  double mass, rest;  // Q and Σ q·(m − x)
+};
+
+// The loss of a row, Q·log s + Σ q·(m − x) + z·lse², and Q + 2z·lse, which its softmax's gradient has as a factor.
+template <class D>
+FN D row_loss(D max, D log_sum, D mass, D rest, double z) {
+  const D lse = max + log_sum;
+  return mass * log_sum + rest + D(z) * lse * lse;
+}
+template <class D>
+FN D row_height(D max, D log_sum, D mass, double z) {
+  return mass + D(2 * z) * (max + log_sum);
+}
+
 template <class T>
 struct CrossEntropy {
   T kept, spread;  // 1 − ε, ε/C

@@ -4,13 +4,6 @@ import operator
 from collections.abc import Callable, Iterator
 
 UNIFORM, ROW, ELEMENT = range(3)  # one number, one for each row, one for each element
-ARITY = {
-    **dict.fromkeys(("negative", "absolute", "sign", "sqrt", "exp", "log", "log1p", "tanh", "sigmoid", "softplus"), 1),
-    **dict.fromkeys(("not", "sum", "expand", "copy"), 1),
-    **dict.fromkeys(("add", "subtract", "multiply", "divide", "power", "minimum", "maximum"), 2),
-    **dict.fromkeys(("less", "less_equal", "equal", "not_equal", "and", "or"), 2),
-    **dict.fromkeys(("where", "multiply_add", "multiply_subtract", "subtract_multiply"), 3),
-}
 FOLDED: dict[str, Callable[..., float]] = {
     "add": operator.add,
     "subtract": operator.sub,
@@ -189,14 +182,16 @@ class Graph:
         return None
 
     def _power(self, a: Node, b: Node) -> Node | None:
-        if b.value is None:
-            return None
-        twice = 2 * b.value
-        if twice != int(twice) or abs(twice) > 32:
+        if b.value is None or 2 * b.value % 1 or abs(b.value) > 16:
             return None
         if b.value < 0:
             return self.make("divide", self.constant(1), self.make("power", a, self.constant(-b.value)))
-        whole, half = divmod(int(twice), 2)
+        # x**1.5 stays as it is until it was differentiated: x·√x has the derivative 0/0 at 0.
+        return None if b.value % 1 and b.value > 1 else self.multiplied(a, b.value)
+
+    def multiplied(self, a: Node, power: float) -> Node:
+        """Return a power, a multiple of ½ and not negative, as products and a root."""
+        whole, half = divmod(int(2 * power), 2)
         result = self.make("sqrt", a) if half else self.constant(1)
         square = a
         while whole:

@@ -1,32 +1,26 @@
 """The user's own losses: a Python function, traced once, differentiated, and run in one pass."""
 
+import importlib
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusedstep import _core
-from fusedstep._array import Array, view
-from fusedstep.loss._base import MEAN, NONE, gradient, real, reduction_of
-from fusedstep.loss._compile import Output, Program, compiled
+from fusedstep import _device
+from fusedstep._array import view
+from fusedstep.loss import _cpu
+from fusedstep.loss._base import MEAN, NONE, reduction_of
+from fusedstep.loss._check import Check, checked
+from fusedstep.loss._compile import Broadcast, Output, Program, compiled
 from fusedstep.loss._derivative import derivatives
 from fusedstep.loss._explain import text_of
 from fusedstep.loss._graph import ELEMENT, ROW, UNIFORM, Graph, Node, ordered, rebuilt
 from fusedstep.loss._trace import Traced, arguments, node_of
 from fusedstep.loss._uniform import Step, uniform_steps, uniform_values
 
+NUMBERS = (int, float, np.number, np.bool_)
 RESERVED = {"reduction", "wrt", "out", "grad", "seed", "count"}
-
-
-class Check(NamedTuple):
-    """What `Custom.check` found: the largest error, where, and both gradients there."""
-
-    error: float
-    name: str
-    at: tuple[int, ...]
-    gradient: float
-    difference: float
 
 
 class Plan(NamedTuple):
@@ -110,46 +104,55 @@ class Custom:
             An argument does not fit; the message names it. Nothing is written.
         """
         chosen = reduction_of(reduction)
-        x = real(pred, self.names[0])
-        given = self._given(target, parameters)
+        place = _place_of(self.names, pred, target, parameters)
+        x = place.real(pred, self.names[0])
+        if self._by_row and (x.ndim == 0 or x.shape[-1] == 0):
+            raise ValueError(
+                f"{self.names[0]}: expected a last axis with elements, as it is summed, got shape {x.shape}"
+            )
+        given = self._given(target, parameters, place)
         wanted = _wanted(wrt, self.names[1:], grad)
-        uniform = frozenset(name for name, value in given.items() if isinstance(value, float))
-        plan = self._plan(uniform, wanted, grad)
+        numbers = {name: value for name, value in given.items() if isinstance(value, float)}
+        plan = self._plan(frozenset(numbers), wanted, grad)
         shape = x.shape[:-1] if plan.value_level == ROW else x.shape
         n = math.prod(shape)
         seed = 1 / n if chosen == MEAN and n else 1.0
-        numbers = {name: value for name, value in given.items() if isinstance(value, float)}
-        numbers |= {"seed": seed, "count": float(x.shape[-1]) if x.ndim else 1.0}
+        uniform = numbers | {"seed": seed, "count": float(x.shape[-1]) if x.ndim else 1.0}
 
-        values = _core.empty(shape, x.dtype) if chosen == NONE else None
-        to = gradient(x, out, grad)
-        outputs: list[tuple[Array | None, bool]] = [(values, values is None)]
-        for name, level in plan.gradients:
-            full = level == ELEMENT and name not in uniform
-            outputs.append((_core.empty(x.shape, x.dtype) if full else None, not full))
+        to = place.gradient(x, out, grad)
+        targets: list[Any] = [place.empty(shape, x.dtype) if chosen == NONE else None]
+        for name, _ in plan.gradients:
+            if name in numbers:
+                targets.append(None)
+            else:
+                own = given[name].shape
+                targets.append(place.empty(own, x.dtype) if own == x.shape else Broadcast(own))
         if to is not None:
-            outputs.append((to, False))
+            targets.append(to)
         arrays = {self.names[0]: x, **given}
         program = plan.program
-        sums = program.expression.run(
-            x,
+        results = place.run(
+            program,
             [arrays[name] for name in program.inputs],
-            program.inputs,
-            uniform_values(program.uniforms, plan.uniform_steps, numbers),
-            outputs,
+            uniform_values(program.uniforms, plan.uniform_steps, uniform),
+            targets,
             to,
         )
-        value: Any = values
-        if chosen != NONE:
-            total = sums[0]
-            assert total is not None
-            value = total * seed
+        value = results[0] if chosen != MEAN else results[0] * seed
         if to is None:
             return value
-        found = (value, to if out is None else out)
-        return found if not wanted else (*found, self._collected(plan, outputs, sums, given, wanted))
+        result = (value, to if out is None else out)
+        if not wanted:
+            return result
+        gradients: dict[str, Any] = {}
+        for (name, _), found in zip(plan.gradients, results[1:], strict=False):
+            gradients[name] = gradients[name] + found if name in gradients else found
+        for name in wanted:
+            if name not in gradients:
+                gradients[name] = 0.0 if name in numbers else place.zeros(given[name].shape, x.dtype)
+        return *result, gradients
 
-    def _given(self, target: Any, parameters: dict[str, Any]) -> dict[str, Any]:
+    def _given(self, target: Any, parameters: dict[str, Any], place: Any) -> dict[str, Any]:
         """Return target and parameters by name, numbers as floats."""
         names = self.names[1:]
         unknown = set(parameters) - set(names[1:])
@@ -162,10 +165,10 @@ class Custom:
         given: dict[str, Any] = {}
         for name in names:
             value = values[name]
-            if isinstance(value, int | float | np.number | np.bool_):
+            if isinstance(value, NUMBERS):
                 given[name] = float(value)
             else:
-                given[name] = view(value, name)
+                given[name] = place.view(value, name)
         return given
 
     def _plan(self, uniform: frozenset[str], wanted: tuple[str, ...], grad: bool) -> Plan:
@@ -198,22 +201,6 @@ class Custom:
             raise ValueError(f"{self.name}: expected a result that depends on {self.names[0]}")
         return graph, root
 
-    def _collected(
-        self,
-        plan: Plan,
-        outputs: list[tuple[Array | None, bool]],
-        sums: list[float | None],
-        given: dict[str, Any],
-        wanted: tuple[str, ...],
-    ) -> dict[str, Any]:
-        result: dict[str, Any] = {
-            name: 0.0 if isinstance(given[name], float) else np.zeros(given[name].shape, outputs[-1][0].dtype)  # type: ignore[union-attr]
-            for name in wanted
-        }
-        for (name, _), (array, _), total in zip(plan.gradients, outputs[1:], sums[1:], strict=False):
-            result[name] = result[name] + total if array is None else _summed(array, given[name].shape)
-        return result
-
     def check(self, pred: Any, target: Any, *, samples: int = 64, seed: int = 0, **parameters: Any) -> Check:
         """Compare the gradient with central differences, both in float64.
 
@@ -233,26 +220,8 @@ class Custom:
             across a corner, as of ``abs`` at 0, the two may differ.
         """
         x = np.array(view(pred, self.names[0]), np.float64, order="C")
-        wide = {name: _wide(value, name) for name, value in self._given(target, parameters).items()}
-        target = wide.pop(self.names[1])
-        _, gradient_of = self(x, target, reduction="sum", **wide)
-        worst = Check(0.0, self.names[0], (), 0.0, 0.0)
-        chosen = np.random.default_rng(seed).permutation(x.size)[:samples]
-        for flat in map(int, chosen):
-            index = tuple(map(int, np.unravel_index(flat, x.shape)))
-            step = float(np.cbrt(np.finfo(np.float64).eps)) * max(1.0, abs(float(x[index])))
-            at, sides = x[index], []
-            for moved in (at + step, at - step):
-                x[index] = moved
-                sides.append((moved, self(x, target, reduction="none", grad=False, **wide)))
-            x[index] = at
-            (above, high), (below, low) = sides
-            difference = float(np.sum(high - low) / (above - below))
-            exact = float(gradient_of[index])
-            error = abs(exact - difference) / max(1.0, abs(exact))
-            if not error <= worst.error:
-                worst = Check(error, self.names[0], index, exact, difference)
-        return worst
+        wide = {name: _wide(value, name) for name, value in self._given(target, parameters, _cpu).items()}
+        return checked(self, self.names[0], x, wide.pop(self.names[1]), wide, samples, seed)
 
     def explain(self, **parameters: Any) -> None:
         """Print the program: its steps, and the bytes and operations that an element takes.
@@ -331,6 +300,16 @@ def _signature(f: Callable[..., Any]) -> tuple[list[str], dict[str, Any]]:
     return names, defaults
 
 
+def _place_of(names: list[str], pred: Any, target: Any, parameters: dict[str, Any]) -> Any:
+    """Return where the arrays are: `_cpu`, or a place on a GPU."""
+    if isinstance(pred, np.ndarray) and isinstance(target, np.ndarray | float) and not parameters:
+        return _cpu
+    given = {names[0]: pred, names[1]: target, **parameters}
+    arrays = {name: value for name, value in given.items() if not isinstance(value, NUMBERS)}
+    device = _device.common(list(arrays.values()), list(arrays).__getitem__)
+    return _cpu if device is None else importlib.import_module("fusedstep.loss._cuda").Place(device)
+
+
 def _wanted(wrt: str | Iterable[str], names: list[str], grad: bool) -> tuple[str, ...]:
     wanted = (wrt,) if isinstance(wrt, str) else tuple(wrt)
     for name in wanted:
@@ -343,13 +322,3 @@ def _wanted(wrt: str | Iterable[str], names: list[str], grad: bool) -> tuple[str
 
 def _wide(value: Any, name: str) -> Any:
     return value if isinstance(value, float) else np.asarray(view(value, name), np.float64)
-
-
-def _summed(array: Array, shape: tuple[int, ...]) -> Array:
-    """Return the sum over the axes that `shape` was broadcast along, added in double."""
-    extra = array.ndim - len(shape)
-    axes = tuple(i for i in range(array.ndim) if i < extra or (shape[i - extra] == 1 and array.shape[i] != 1))
-    if not axes:
-        return array
-    result: Array = np.add.reduce(array, axes, np.float64, keepdims=True).reshape(shape).astype(array.dtype)
-    return result
