@@ -82,7 +82,8 @@ enum class Op : std::uint8_t {
   log1p,
   tanh,
   sigmoid,
-  softplus,
+  decay,              // e^−|a|
+  log1p_of_positive,  // of a ≥ 0
   logical_not,
   sum,     // of each row's elements
   expand,  // a row's value to each of its elements
@@ -99,6 +100,8 @@ enum class Op : std::uint8_t {
   not_equal,
   logical_and,
   logical_or,
+  softplus_of,  // softplus(a) and σ(a) of b = e^−|a|, which both are made of
+  sigmoid_of,
   // of three
   where,
   multiply_add,       // a·b + c

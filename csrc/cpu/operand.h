@@ -23,8 +23,8 @@ void copy(const S* from, std::ptrdiff_t stride, std::size_t count, T* to) {
     for (std::size_t i = 0; i < count; ++i) to[i] = T(from[std::ptrdiff_t(i) * stride]);
 }
 
-// f(at, stride, done, count) for runs of elements [begin, begin + n): `count` elements, of which `done` went before, lie
-// `stride` apart from `at` on.
+// f(at, stride, done, count) for runs of elements [begin, begin + n): `count` elements, of which `done` went before,
+// lie `stride` apart from `at` on.
 template <class F>
 void for_runs(const Operand& operand, std::size_t begin, std::size_t n, F f) {
   const int last = operand.nd - 1;

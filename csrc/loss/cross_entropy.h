@@ -11,6 +11,7 @@
 #pragma once
 
 #include "core/fn.h"
+#include "core/vector.h"
 
 namespace fusedstep::ISA {
 
@@ -22,14 +23,19 @@ FN V larger(V a, V m) {
   return select(a > m, a, m);
 }
 
-// Adds e to `sum`, but where it is 1, at the maximum, to `ones`: beside a 1 what is small would be rounded away, and
-// with it a small loss.
+// Adds e to `all`, and to `small` but where it is 1, at the maximum: beside a 1 what is small would be rounded away,
+// and with it a small loss.
 template <class V>
-FN void split_sum(V distance, V e, V& sum, V& ones) {
+FN void split_sum(V distance, V e, V& small, V& all) {
   const V zero(typename V::Scalar(0));
-  const auto highest = distance == zero;
-  sum = sum + select(highest, zero, e);
-  ones = ones + select(highest, e, zero);
+  small = small + select(distance == zero, zero, e);
+  all = all + e;
+}
+// The sum: how many are 1, which is whole, and what is small.
+template <class T>
+FN double joined_sum(T small, T all) {
+  const T magic = kMagic<T>, ones = ((all - small) + magic) - magic;
+  return double(ones) + double(small);
 }
 
 // What one pass over a row leaves, in double.

@@ -1,10 +1,11 @@
 // The losses of csrc/loss over a Lane, the V of a CUDA thread, as C functions for ctypes: what a kernel would call.
+#include "loss/losses.h"
+
 #include <cstddef>
 #include <cstdint>
 
 #include "cuda/lane.cuh"
 #include "loss/cross_entropy.h"
-#include "loss/losses.h"
 #include "loss/nll.h"
 
 using namespace fusedstep::ISA;
@@ -38,16 +39,16 @@ double row(const T* x, std::size_t C, std::size_t y, double smoothing, double z,
   using V = Lane<T>;
   const CrossEntropy<T> rule{T(1 - smoothing), T(smoothing / double(C))};
   const V one(T(1)), zero(T(0)), q = rule.mass(zero, one);
-  V max(x[0]), sum(T(0)), ones(T(0)), mass(T(0)), rest(T(0));
+  V max(x[0]), sum(T(0)), all(T(0)), mass(T(0)), rest(T(0));
   for (std::size_t c = 1; c < C; ++c) max = larger(V(x[c]), max);
   for (std::size_t c = 0; c < C; ++c) {
     const V distance = V(x[c]) - max, e = exp_of_negative(distance);
-    split_sum(distance, e, sum, ones);
+    split_sum(distance, e, sum, all);
     mass = mass + q;
     rest = rest - CrossEntropy<T>::share(q, distance);
     grad[c] = e.raw;
   }
-  const double s = double(ones.raw) + double(sum.raw), own = 1 - smoothing, m = double(max.raw);
+  const double s = joined_sum(sum.raw, all.raw), own = 1 - smoothing, m = double(max.raw);
   const double total = double(mass.raw) + own, log_sum = log(Lane<double>(s)).raw;
   const double factor = row_height(m, log_sum, total, z) / s;
   for (std::size_t c = 0; c < C; ++c) grad[c] = CrossEntropy<T>::slope(V(grad[c]), V(T(factor)), q, one).raw;

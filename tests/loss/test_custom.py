@@ -154,6 +154,21 @@ def test_equal_values_are_computed_once():
     assert [step.name for step in plan.program.code].count("exp") == 1
 
 
+def test_softplus_and_its_derivative_share_an_exponential():
+    for f in (KINDS["log_cosh"], KINDS["bce"]):
+        names = [step.name for step in f._plan(frozenset(), (), True).program.code]
+        assert names.count("decay") == names.count("softplus_of") == names.count("sigmoid_of") == 1
+        assert not {"softplus", "sigmoid", "exp"} & set(names)
+
+
+def test_a_power_of_two_multiplies_the_sum():
+    f = custom(lambda p, t: 4 * math.log1p((p - t) ** 2))
+    p, t = (a.astype(np.float32) for a in draw())
+    assert "multiply" not in [step.name for step in f._plan(frozenset(), (), False).program.code][-1:]
+    values = f(p, t, reduction="none", grad=False)
+    assert f(p, t, reduction="sum", grad=False) == pytest.approx(values.astype(np.float64).sum(), rel=1e-14)
+
+
 # What cannot be traced.
 
 

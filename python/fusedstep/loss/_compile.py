@@ -17,11 +17,24 @@ FLOPS = {
     "log1p": 29,
     "tanh": 21,
     "sigmoid": 21,
-    "softplus": 53,
+    "decay": 23,
+    "log1p_of_positive": 28,
+    "softplus_of": 31,
+    "sigmoid_of": 2,
 }
 
 
-POSITIVE = {"absolute", "exp", "sigmoid", "softplus", "sqrt"}
+POSITIVE = {"absolute", "exp", "decay", "sigmoid", "softplus", "sqrt"}
+
+
+def not_negative(node: Node) -> bool:
+    """Whether a value can be told to be 0 or more, or NaN."""
+    if node.value is not None:
+        return node.value >= 0
+    if node.name in ("add", "multiply", "divide", "minimum", "maximum"):
+        a, b = node.args
+        return (node.name == "multiply" and a is b) or (not_negative(a) and not_negative(b))
+    return node.name in POSITIVE
 
 
 class Instruction(NamedTuple):
@@ -43,10 +56,17 @@ class Instruction(NamedTuple):
 def lowered(graph: Graph, roots: Sequence[Node]) -> list[Node]:
     """Return the roots with powers as what they are made of, and a row's value expanded where elements take it."""
     new: dict[int, Node] = {}
-    for node in ordered(*roots):
+    nodes = list(ordered(*roots))
+    # softplus(x) and σ(x), its derivative, are made of one exponential.
+    pairs = {node.args[0].index for node in nodes if node.name == "softplus"}
+    for node in nodes:
         args = [new[arg.index] for arg in node.args]
         if node.name == "power":
             made = _power(graph, *args)
+        elif node.name == "log1p" and not_negative(args[0]) and node.level != UNIFORM:
+            made = graph.make("log1p_of_positive", args[0])
+        elif node.name in ("softplus", "sigmoid") and node.args[0].index in pairs and node.level != UNIFORM:
+            made = graph.make(f"{node.name}_of", args[0], graph.make("decay", args[0]))
         else:
             if node.level == ELEMENT and node.name != "expand":
                 args = [graph.make("expand", arg) if arg.level == ROW else arg for arg in args]
@@ -63,8 +83,7 @@ def _power(graph: Graph, a: Node, b: Node) -> Node:
     make, one, zero = graph.make, graph.constant(1), graph.constant(0)
     if b.value is not None and not 2 * b.value % 1 and 0 <= b.value <= 16:
         return graph.multiplied(a, b.value)
-    known = a.name in POSITIVE or (a.name == "multiply" and a.args[0] is a.args[1])
-    if known or b.level != UNIFORM or (b.value is not None and b.value % 1):
+    if not_negative(a) or b.level != UNIFORM or (b.value is not None and b.value % 1):
         power = make("exp", make("multiply", b, make("log", a)))
     else:
         sign = make("parity", b) if b.value is None else graph.constant(1 - 2 * (b.value % 2))

@@ -89,7 +89,8 @@ class Place:
         except ValueError:
             message = f"{name}: expected a shape that broadcasts to {x.shape}, got {array.shape}"
             raise ValueError(message) from None
-        if out is not None and _overlap(array, out) and not (array.data.ptr == out.data.ptr and _alike(array, out)):
+        in_place = array.data.ptr == x.data.ptr and _alike(array, x)
+        if out is not None and _overlap(array, out) and not (in_place and out.data.ptr == x.data.ptr):
             raise ValueError(f"out: expected memory of its own, got an overlap with {name}")
         return whole
 

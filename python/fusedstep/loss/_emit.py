@@ -29,7 +29,8 @@ EXPRESSIONS = {
     "log1p": "log1p({0})",
     "tanh": "tanh({0})",
     "sigmoid": "sigmoid({0})",
-    "softplus": "softplus({0})",
+    "decay": "exp(-fabs({0}))",
+    "log1p_of_positive": "log1p({0})",
     "not": "T({0} == T(0))",
     "add": "{0} + {1}",
     "subtract": "{0} - {1}",
@@ -43,6 +44,8 @@ EXPRESSIONS = {
     "not_equal": "T({0} != {1})",
     "and": "T({0} != T(0) && {1} != T(0))",
     "or": "T({0} != T(0) || {1} != T(0))",
+    "softplus_of": "positive({0}) + log1p({1})",
+    "sigmoid_of": "({0} < T(0) ? {1} : T(1)) / (T(1) + {1})",
     "where": "{0} != T(0) ? {1} : {2}",
     "multiply_add": "fma({0}, {1}, {2})",
     "multiply_subtract": "fma({0}, {1}, -{2})",
@@ -55,9 +58,9 @@ template <class T> __device__ T smaller(T a, T b) { return a < b || a != a ? a :
 template <class T> __device__ T larger(T a, T b) { return a > b || a != a ? a : b; }
 template <class T> __device__ T sign_of(T a) { return a == T(0) ? T(0) : a != a ? a : copysign(T(1), a); }
 template <class T> __device__ T sigmoid(T a) { return T(1) / (T(1) + exp(-a)); }
-template <class T> __device__ T softplus(T a) { return (a < T(0) ? T(0) : a) + log1p(exp(-fabs(a))); }
+template <class T> __device__ T positive(T a) { return a < T(0) ? T(0) : a; }
 // The sum over a warp, in every lane.
-__device__ double folded(double s) {
+inline __device__ double folded(double s) {
   for (int half = 16; half; half /= 2) s += __shfl_down_sync(0xffffffffu, s, half);
   return __shfl_sync(0xffffffffu, s, 0);
 }

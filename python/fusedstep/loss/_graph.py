@@ -134,6 +134,9 @@ class Graph:
                 return self.make("where", x.args[0], *(self.make("multiply", arg, y) for arg in x.args[1:]))
             if x.name == "negative" and x.level != UNIFORM:
                 return self.make("negative", self.make("multiply", x.args[0], y))
+            # A number that depends on the call is the gradient's: not divided before it meets what it multiplies.
+            if x.name == "divide" and x.args[0].level == UNIFORM and x.args[0].value is None and y.level != UNIFORM:
+                return self.make("multiply", x.args[0], self.make("divide", y, x.args[1]))
         (u, x_), (v, y_) = self._factored(a), self._factored(b)  # uniform factors go together, and outside
         if u and v and (x_ or y_):
             rest = x_ if y_ is None else y_ if x_ is None else self.make("multiply", x_, y_)
@@ -201,6 +204,15 @@ class Graph:
             if whole:
                 square = self.make("multiply", square, square)
         return result
+
+
+def without_power_of_two(root: Node) -> tuple[float, Node]:
+    """Return a power of two and what it multiplies: a sum may take it afterwards, and rounds nothing else."""
+    if root.name == "multiply":
+        for a, b in (root.args, root.args[::-1]):
+            if a.value is not None and _exact_reciprocal(a.value) and b.level != UNIFORM:
+                return a.value, b
+    return 1.0, root
 
 
 def _exact_reciprocal(value: float) -> bool:

@@ -15,7 +15,7 @@ from fusedstep.loss._check import Check, checked
 from fusedstep.loss._compile import Broadcast, Output, Program, compiled
 from fusedstep.loss._derivative import derivatives
 from fusedstep.loss._explain import text_of
-from fusedstep.loss._graph import ELEMENT, ROW, UNIFORM, Graph, Node, ordered, rebuilt
+from fusedstep.loss._graph import ELEMENT, ROW, UNIFORM, Graph, Node, ordered, rebuilt, without_power_of_two
 from fusedstep.loss._trace import Traced, arguments, node_of
 from fusedstep.loss._uniform import Step, uniform_steps, uniform_values
 
@@ -28,6 +28,7 @@ class Plan(NamedTuple):
 
     program: Program
     value_level: int
+    factor: float  # of the value's sum
     gradients: list[tuple[str, int]]  # of the outputs between value and gradient
     uniform_steps: list[Step]
 
@@ -113,7 +114,7 @@ class Custom:
         given = self._given(target, parameters, place)
         wanted = _wanted(wrt, self.names[1:], grad)
         numbers = {name: value for name, value in given.items() if isinstance(value, float)}
-        plan = self._plan(frozenset(numbers), wanted, grad)
+        plan = self._plan(frozenset(numbers), wanted, grad, chosen != NONE)
         shape = x.shape[:-1] if plan.value_level == ROW else x.shape
         n = math.prod(shape)
         seed = 1 / n if chosen == MEAN and n else 1.0
@@ -138,7 +139,7 @@ class Custom:
             targets,
             to,
         )
-        value = results[0] if chosen != MEAN else results[0] * seed
+        value = results[0] if seed == plan.factor == 1 else results[0] * (seed * plan.factor)
         if to is None:
             return value
         result = (value, to if out is None else out)
@@ -171,12 +172,13 @@ class Custom:
                 given[name] = place.view(value, name)
         return given
 
-    def _plan(self, uniform: frozenset[str], wanted: tuple[str, ...], grad: bool) -> Plan:
+    def _plan(self, uniform: frozenset[str], wanted: tuple[str, ...], grad: bool, summed: bool = True) -> Plan:
         """Return the program for these kinds of arguments, compiled at its first use."""
-        key = (uniform, wanted, grad)
+        key = (uniform, wanted, grad, summed)
         if key not in self._plans:
             graph, root = self._leveled(uniform)
-            outputs = [Output(root, root.level)]
+            factor, value = without_power_of_two(root) if summed else (1.0, root)
+            outputs = [Output(value, root.level)]
             gradients: list[tuple[str, int]] = []
             if grad:
                 pred = self.names[0]
@@ -190,7 +192,7 @@ class Custom:
                 outputs.append(Output(found.get((pred, ELEMENT), graph.constant(0)), ELEMENT))
             inputs = [name for name in self.names if name not in uniform]
             program = compiled(graph, outputs, inputs, self._by_row)
-            self._plans[key] = Plan(program, root.level, gradients, uniform_steps(program.uniforms))
+            self._plans[key] = Plan(program, root.level, factor, gradients, uniform_steps(program.uniforms))
         return self._plans[key]
 
     def _leveled(self, uniform: frozenset[str]) -> tuple[Graph, Node]:
@@ -235,7 +237,7 @@ class Custom:
         kinds: dict[str, Any] = dict.fromkeys(self.names[2:], 0.0) | parameters
         uniform = frozenset(name for name, value in kinds.items() if isinstance(value, int | float | np.number))
         plan = self._plan(uniform, (), True)
-        print(text_of(self.name, self.names, plan.program, plan.value_level), end="")
+        print(text_of(self.name, self.names, plan.program, plan.value_level, plan.factor), end="")
 
 
 def custom(f: Callable[..., Any]) -> Custom:
