@@ -146,3 +146,37 @@ def test_as_the_standard_ones():
         expected, slope = standard(p, target)
         assert value == pytest.approx(expected, rel=1e-6)
         np.testing.assert_allclose(grad, slope, 1e-5, 1e-10)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "name", ["bce", "log_cosh", "charbonnier", "cauchy", "welsch", "tanh", "huber", "wing", "dice"]
+)
+def test_extreme_predictions_stay_finite(name, dtype):
+    p, t = (a.ravel() for a in np.meshgrid([-1e4, -100, -1e-30, 0, 1e-30, 100, 1e4], [0, 1, -3]))
+    for reduction in ("none", "mean"):
+        value, grad = KINDS[name](p.astype(dtype), t.astype(dtype), reduction=reduction)
+        assert np.isfinite(value).all()
+        assert np.isfinite(grad).all()
+
+
+def test_a_program_of_many_values_at_once():
+    """More than the machine's steps pass on in registers: each is read again at the end."""
+
+    def f(p, t):
+        parts = [math.tanh(p * k) + t / (k + 1) for k in range(40)]
+        first, total = parts[0], parts[0]
+        for part in parts[1:]:
+            total = total + part * first
+        for part in reversed(parts):
+            total = total - part * part
+        return total
+
+    loss_of = custom(f)
+    p, t = draw((3, 333))
+    assert loss_of.check(p, t).error < 1e-6
+    for n in (1, 15, 63, 64, 65, 127, 333):
+        values, grad = loss_of(p[:, :n].copy(), t[:, :n].copy(), reduction="none")
+        whole, slope = loss_of(p, t, reduction="none")
+        np.testing.assert_array_equal(values, whole[:, :n])
+        np.testing.assert_array_equal(grad, slope[:, :n])
