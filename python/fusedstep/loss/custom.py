@@ -1,15 +1,14 @@
 """The user's own losses: a Python function, traced once, differentiated, and run in one pass."""
 
-import importlib
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusedstep import _device
 from fusedstep._array import view
 from fusedstep.loss import _cpu
+from fusedstep.loss._arguments import NUMBERS, place_of, signature, wanted_names, wide
 from fusedstep.loss._base import MEAN, NONE, reduction_of
 from fusedstep.loss._check import Check, checked
 from fusedstep.loss._compile import Broadcast, Output, Program, compiled
@@ -18,9 +17,6 @@ from fusedstep.loss._explain import text_of
 from fusedstep.loss._graph import ELEMENT, ROW, UNIFORM, Graph, Node, ordered, rebuilt, without_power_of_two
 from fusedstep.loss._trace import Traced, arguments, node_of
 from fusedstep.loss._uniform import Step, uniform_steps, uniform_values
-
-NUMBERS = (int, float, np.number, np.bool_)
-RESERVED = {"reduction", "wrt", "out", "grad", "seed", "count"}
 
 
 class Plan(NamedTuple):
@@ -45,7 +41,7 @@ class Custom:
     def __init__(self, f: Callable[..., Any]) -> None:
         self.__doc__ = f.__doc__
         self.name = getattr(f, "__name__", "f")
-        self.names, self.defaults = _signature(f)
+        self.names, self.defaults = signature(f)
         self._graph = Graph(dict.fromkeys(self.names, ELEMENT) | {"count": UNIFORM})
         value = f(*arguments(self._graph, self.names))
         if not isinstance(value, Traced):
@@ -105,14 +101,14 @@ class Custom:
             An argument does not fit; the message names it. Nothing is written.
         """
         chosen = reduction_of(reduction)
-        place = _place_of(self.names, pred, target, parameters)
+        place = place_of(self.names, pred, target, parameters)
         x = place.real(pred, self.names[0])
         if self._by_row and (x.ndim == 0 or x.shape[-1] == 0):
             raise ValueError(
                 f"{self.names[0]}: expected a last axis with elements, as it is summed, got shape {x.shape}"
             )
         given = self._given(target, parameters, place)
-        wanted = _wanted(wrt, self.names[1:], grad)
+        wanted = wanted_names(wrt, self.names[1:], grad)
         numbers = {name: value for name, value in given.items() if isinstance(value, float)}
         plan = self._plan(frozenset(numbers), wanted, grad, chosen != NONE)
         shape = x.shape[:-1] if plan.value_level == ROW else x.shape
@@ -222,8 +218,8 @@ class Custom:
             across a corner, as of ``abs`` at 0, the two may differ.
         """
         x = np.array(view(pred, self.names[0]), np.float64, order="C")
-        wide = {name: _wide(value, name) for name, value in self._given(target, parameters, _cpu).items()}
-        return checked(self, self.names[0], x, wide.pop(self.names[1]), wide, samples, seed)
+        given = {name: wide(value, name) for name, value in self._given(target, parameters, _cpu).items()}
+        return checked(self, self.names[0], x, given.pop(self.names[1]), given, samples, seed)
 
     def explain(self, **parameters: Any) -> None:
         """Print the program: its steps, and the bytes and operations that an element takes.
@@ -282,45 +278,3 @@ def custom(f: Callable[..., Any]) -> Custom:
     True
     """
     return Custom(f)
-
-
-def _signature(f: Callable[..., Any]) -> tuple[list[str], dict[str, Any]]:
-    import inspect  # noqa: PLC0415 - takes a while, and is seldom needed
-
-    names: list[str] = []
-    defaults: dict[str, Any] = {}
-    for name, parameter in inspect.signature(f).parameters.items():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise TypeError(f"f: expected named parameters, got {parameter}")
-        if name in RESERVED and len(names) > 1:
-            raise ValueError(f"f: expected another name than {name}, which a call has a meaning for")
-        names.append(name)
-        if parameter.default is not parameter.empty:
-            defaults[name] = parameter.default
-    if len(names) < 2:
-        raise TypeError(f"f: expected the arguments pred and target first, got ({', '.join(names)})")
-    return names, defaults
-
-
-def _place_of(names: list[str], pred: Any, target: Any, parameters: dict[str, Any]) -> Any:
-    """Return where the arrays are: `_cpu`, or a place on a GPU."""
-    if isinstance(pred, np.ndarray) and isinstance(target, np.ndarray | float) and not parameters:
-        return _cpu
-    given = {names[0]: pred, names[1]: target, **parameters}
-    arrays = {name: value for name, value in given.items() if not isinstance(value, NUMBERS)}
-    device = _device.common(list(arrays.values()), list(arrays).__getitem__)
-    return _cpu if device is None else importlib.import_module("fusedstep.loss._cuda").Place(device)
-
-
-def _wanted(wrt: str | Iterable[str], names: list[str], grad: bool) -> tuple[str, ...]:
-    wanted = (wrt,) if isinstance(wrt, str) else tuple(wrt)
-    for name in wanted:
-        if name not in names:
-            raise ValueError(f"wrt: expected names among {', '.join(names)}, got {name!r}")
-    if wanted and not grad:
-        raise ValueError("wrt: expected none with grad=False")
-    return wanted
-
-
-def _wide(value: Any, name: str) -> Any:
-    return value if isinstance(value, float) else np.asarray(view(value, name), np.float64)
