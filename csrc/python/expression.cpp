@@ -21,7 +21,8 @@ constexpr const char* kOpNames[] = {"copy",
                                     "log1p",
                                     "tanh",
                                     "sigmoid",
-                                    "softplus",
+                                    "decay",
+                                    "log1p_of_positive",
                                     "not",
                                     "sum",
                                     "expand",
@@ -37,6 +38,8 @@ constexpr const char* kOpNames[] = {"copy",
                                     "not_equal",
                                     "and",
                                     "or",
+                                    "softplus_of",
+                                    "sigmoid_of",
                                     "where",
                                     "multiply_add",
                                     "multiply_subtract",
@@ -80,15 +83,16 @@ class Expression {
     }
   }
 
-  // `input` gives shape and dtype. `inputs`, by slot: numbers, and arrays that broadcast to it. `outputs`:
-  // an array, True for a sum, or both. Returns the sums.
+  // `input` gives shape and dtype. `inputs`, by slot: numbers, and arrays that broadcast to it. `outputs`: None for
+  // nothing but a sum, which is returned; an array to write; or, with "added", an array of doubles that broadcasts to
+  // `input`, to which each element is added.
   py::list run(const py::object& input, const std::vector<py::object>& inputs, const std::vector<std::string>& names,
                const std::vector<double>& uniforms, const std::vector<std::tuple<py::object, bool>>& outputs,
                const py::object& grad) const {
     Keep keep;
     const Array x = array(input.ptr(), {"pred"}, keep);
     check_contiguous(x, {"pred"});
-    if (by_row_ && x.nd == 0) value_error({"pred"}, "expected at least one dimension for a sum over the last axis");
+    if (by_row_ && x.nd == 0) throw py::value_error("a sum needs an axis");
     const auto shape = shape_vector(x);
     if (int(inputs.size()) != inputs_ || names.size() != inputs.size() || int(uniforms.size()) != uniforms_ ||
         outputs.size() != outputs_of_rows_.size())
@@ -101,10 +105,18 @@ class Expression {
       if (operands[i].data != x.data || operands[i].nd != 1 || operands[i].stride[0] != 1)
         check_apart(out, x.bytes(), operands[i], x.dtype, names[i].c_str());
     ExpressionOutput wanted[kMaxOutputs];
+    Operand added[kMaxOutputs];
     double sums[kMaxOutputs] = {};
     for (std::size_t i = 0; i < outputs.size(); ++i) {
-      const auto& [to, sum] = outputs[i];
-      wanted[i] = {outputs_of_rows_[i], values_of(to), sum ? sums + i : nullptr};
+      const auto& [to, add] = outputs[i];
+      wanted[i] = {outputs_of_rows_[i], nullptr, to.is_none() ? sums + i : nullptr, 0, nullptr};
+      if (!add) {
+        wanted[i].data = values_of(to);
+      } else {
+        if (outputs_of_rows_[i]) throw py::value_error("an output of the rows is not added");
+        added[i] = operand(to, {"to"}, Dtype::f64, shape, keep);
+        wanted[i].to = added + i;
+      }
     }
     const ExpressionCall call{.n = x.size(),
                               .C = by_row_ ? std::size_t(shape.back()) : 1,
