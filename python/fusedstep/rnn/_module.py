@@ -339,7 +339,7 @@ class Module(Formats):
             As in `__call__`.
         tape : {"full", "lean"}, optional
             "full" keeps the gates; "lean" computes them again in `backward`, those of some thousand steps times rows at
-            a time: the same bits, half the memory or less.
+            a time: the same bits (on CUDA to rounding), half the memory or less.
         seed : int, optional
             Key of the masks of dropout and zoneout, from 0 to 2**64 - 1; drawn from the module's generator where None.
         origin : tuple of int, optional

@@ -1,5 +1,5 @@
-// CUDA's qualifiers, and its small vector types, aligned as on the device; arrays of any type may be accessed by them, as
-// there. Of the qualifiers one means something here: a parameter that is a __grid_constant__ is one for all threads.
+// CUDA's qualifiers, and its small vector types, aligned as on the device; arrays of any type may be accessed by them,
+// as there. Of the qualifiers one means something here: a parameter that is a __grid_constant__ is one for all threads.
 #pragma once
 
 #define __global__
