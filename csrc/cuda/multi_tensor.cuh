@@ -104,7 +104,7 @@ struct Update {
 
 template <template <class> class Rule, Format format, bool has_master>
 __global__ void __launch_bounds__(kUpdateThreads, kUpdateBlocks<format>)
-    update_kernel(const __grid_constant__ typename Update<Rule, format, has_master>::Table table, const void* rules,
+    update_kernel(const typename Update<Rule, format, has_master>::Table __grid_constant__ table, const void* rules,
                   double sign, double multiplier, const Report* report, bool zero) {
   using Chunk = Update<Rule, format, has_master>;
   using T = typename Chunk::T;
@@ -136,12 +136,12 @@ __global__ void __launch_bounds__(kUpdateThreads, kUpdateBlocks<format>)
 // Counts a step of each of these parameters and writes their rules.
 inline constexpr int kPrepareThreads = 128;
 struct Numbers {
-  unsigned count, of[kTableBytes / sizeof(unsigned) - 1];
+  unsigned count, of[1023];  // 4 KiB
 };
 
 template <template <class> class Rule, class T>
 __global__ void __launch_bounds__(kPrepareThreads)
-    prepare_kernel(const __grid_constant__ Numbers numbers, const double* hyper, double* steps, void* rules,
+    prepare_kernel(const Numbers __grid_constant__ numbers, const double* hyper, double* steps, void* rules,
                    const Report* report) {
   const unsigned i = blockIdx.x * kPrepareThreads + threadIdx.x;
   if (i >= numbers.count || (report && !report->applied)) return;

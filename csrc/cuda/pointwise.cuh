@@ -12,7 +12,9 @@
 namespace fusedstep::ISA {
 
 inline constexpr unsigned kUnits = 32, kRows = 8;  // of a block: x over units, y over rows
-inline constexpr unsigned kResident = 4;           // blocks of a multiprocessor: 64 registers a thread
+// Blocks of a multiprocessor: 64 registers a thread, of double 80.
+template <class T>
+inline constexpr unsigned kResident = sizeof(T) == 4 ? 4 : 3;
 
 // f(Place), a Unit or what it is made of, for each unit of each row.
 template <class Place, class F>
@@ -25,7 +27,7 @@ __device__ void each_unit(const Recurrence& r, F f) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kUnits* kRows, kResident) begin_kernel(const __grid_constant__ Recurrence r) {
+__global__ void __launch_bounds__(kUnits* kRows, kResident<T>) begin_kernel(const Recurrence __grid_constant__ r) {
   each_unit<Place<T>>(r, [](const Place<T>& own) { own.begin(); });
 }
 
@@ -38,8 +40,8 @@ __device__ auto product_of(const Unit<Cell>& own, const void* product, int gates
 }
 
 template <class Cell>
-__global__ void __launch_bounds__(kUnits* kRows, kResident)
-    reset_kernel(const __grid_constant__ Recurrence r, const std::size_t step) {
+__global__ void __launch_bounds__(kUnits* kRows, kResident<typename Cell::Scalar>)
+    reset_kernel(const Recurrence __grid_constant__ r, const std::size_t step) {
   each_unit<Unit<Cell>>(r, [&](const Unit<Cell>& own) {
     using U = Unit<Cell>;
     if (step >= own.length) return;
@@ -55,8 +57,8 @@ __global__ void __launch_bounds__(kUnits* kRows, kResident)
 }
 
 template <class Cell>
-__global__ void __launch_bounds__(kUnits* kRows, kResident)
-    forward_kernel(const __grid_constant__ Recurrence r, const std::size_t step) {
+__global__ void __launch_bounds__(kUnits* kRows, kResident<typename Cell::Scalar>)
+    forward_kernel(const Recurrence __grid_constant__ r, const std::size_t step) {
   each_unit<Unit<Cell>>(r, [&](const Unit<Cell>& own) {
     using U = Unit<Cell>;
     typename U::V a[U::A], s[U::S], w[Cell::peepholes + 1];
@@ -79,8 +81,8 @@ __global__ void __launch_bounds__(kUnits* kRows, kResident)
 }
 
 template <class Cell>
-__global__ void __launch_bounds__(kUnits* kRows, kResident)
-    backward_kernel(const __grid_constant__ Recurrence r, const std::size_t step) {
+__global__ void __launch_bounds__(kUnits* kRows, kResident<typename Cell::Scalar>)
+    backward_kernel(const Recurrence __grid_constant__ r, const std::size_t step) {
   each_unit<Unit<Cell>>(r, [&](const Unit<Cell>& own) {
     using U = Unit<Cell>;
     if (step >= own.length) return;
@@ -92,15 +94,15 @@ __global__ void __launch_bounds__(kUnits* kRows, kResident)
 }
 
 template <class Cell>
-__global__ void __launch_bounds__(kUnits* kRows, kResident)
-    reset_backward_kernel(const __grid_constant__ Recurrence r, const std::size_t step) {
+__global__ void __launch_bounds__(kUnits* kRows, kResident<typename Cell::Scalar>)
+    reset_backward_kernel(const Recurrence __grid_constant__ r, const std::size_t step) {
   each_unit<Unit<Cell>>(r, [&](const Unit<Cell>& own) {
     if (step < own.length) own.reset_backward(step, as<typename Cell::Scalar>(r.dreset_h)[own.own()]);
   });
 }
 
 template <class T>
-__global__ void __launch_bounds__(kUnits* kRows, kResident) finish_kernel(const __grid_constant__ Recurrence r) {
+__global__ void __launch_bounds__(kUnits* kRows, kResident<T>) finish_kernel(const Recurrence __grid_constant__ r) {
   each_unit<Place<T>>(r, [&](const Place<T>& own) { own.finish(as<T>(r.through)[own.own()]); });
 }
 

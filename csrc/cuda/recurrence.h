@@ -27,6 +27,10 @@ struct Recurrence {
   const bool* reset;            // (step, row): whether the state is zeroed before it; or null
   std::ptrdiff_t ld_reset[2];
   bool reverse;
+  // Steps that are replayed, from `first` on: what is indexed by slot or by the caller's step begins with that one and
+  // is in the order in which steps are taken, but for y, dy and `states`, which are whole, and read alone.
+  bool replayed;
+  std::size_t first;
 
   const void* weight_hh;  // (G·H, H): the persistent kernels' alone
   const void* bias_ih;    // (G·H) or null
@@ -38,6 +42,13 @@ struct Recurrence {
   Strided input;      // (T, B, G·H): x·W_ihᵗ. A cell with two products writes r and z over theirs
   Strided y;          // (T, B, H) h after each step; data null: not wanted
   void *h[2], *c[2];  // (B, H): before step s they are in h[s mod 2] and c[s mod 2]; the c may be one array
+  // Zoneout and recurrent dropout (core/noise.h): what multiplies h before W_hh (B, H), and where what that gives lies,
+  // as h does; (S, B, H) bit i of a byte where state i stays, steps in the order in which they are taken, or null: then
+  // zoneout mixes at these rates.
+  const void* mask;
+  void* masked[2];
+  const std::uint8_t* stays;
+  double zoneout[kRecurrentStates];
   // Of the step in hand: h·W_hhᵗ (B, state gates·H), and of a cell with two products r·h (B, H) and what W_hn makes of
   // it.
   const void* hidden;
@@ -56,8 +67,9 @@ struct Recurrence {
   void* dstate;      // (S, B, state gates·H): as W_hh sees them, or null where `dinput` serves: same values, same order
   void* dlate;       // (S, B, H): n's, of a cell with two products
   void* dreset_h;    // (B, H): what W_hn's columns make of them
-  void* previous_h;  // (S, B, H): h before each step
+  void* previous_h;  // (S, B, H): h before each step as W_hh sees it
   void* previous_c;  // (S, B, H), or null
+  void* next_c;      // (S, B, H): c′ before zoneout, or null
   void* all_reset_h;  // (S, B, H): r·h of each step
 };
 
@@ -103,6 +115,10 @@ struct PersistentEntry {
 // Null where there is none: float32 alone has them.
 const PersistentEntry* persistent(const std::string& name, Dtype dtype);
 
+// The masks of a sweep: Recurrence's `mask` where there is recurrent dropout, its `stays` where there is zoneout.
+void recurrent_mask(Dtype dtype, const Noise& noise, std::size_t B, std::size_t H, void* mask, Stream stream);
+void zoneout_mask(const Noise& noise, std::size_t S, std::size_t B, std::size_t H, std::uint8_t* stays, Stream stream);
+
 // The sum over n rows of a[row][column]·b[row][column], b null: of a alone, to each of `to` that is not null: written,
 // or added where `add`. Rows lie ld apart. `sums`: room for sums_size(n, columns) doubles.
 struct ColumnSums {
@@ -125,6 +141,16 @@ struct RowsCall {
 };
 // With a dropout mask, the CPU's, applied; may be in place.
 void dropout(Dtype dtype, const RowsCall& rows, double p, const DropoutKey& key, Stream stream);
+// Of x (…, B, n) the steps first … first+T-1 of a sweep of S steps, in the order in which it takes them, and y the
+// compact array of them: to y, zeros past a row's end; or from y, added or not, and nothing past it.
+struct TakenCall {
+  RowsCall rows;
+  const std::int64_t* lengths;
+  std::size_t S, first;
+  bool reverse;
+};
+void take_steps(Dtype dtype, const TakenCall& call, Stream stream);
+void give_steps(Dtype dtype, const TakenCall& call, bool add, Stream stream);
 // Where step < lengths[row], zeros elsewhere; lengths null: all of it.
 void copy_rows(Dtype dtype, const RowsCall& rows, const std::int64_t* lengths, Stream stream);
 

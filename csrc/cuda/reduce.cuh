@@ -32,7 +32,7 @@ __device__ inline double fold_lanes(double sum) {
 
 template <class S>
 __global__ void __launch_bounds__(kSumThreads)
-    square_sums_kernel(const __grid_constant__ Gradients table, bool again, const Report* report) {
+    square_sums_kernel(const Gradients __grid_constant__ table, bool again, const Report* report) {
   const double scale = again ? report->scale : 1;
   if (again && scale == 1) return;
   unsigned block = blockIdx.x * kSumWarps + threadIdx.x / kWarp;

@@ -82,7 +82,7 @@ struct Slice {
 };
 
 template <class Cell>
-__global__ void __launch_bounds__(kThreads, 1) sweep_kernel(const __grid_constant__ PersistentCall call) {
+__global__ void __launch_bounds__(kThreads, 1) sweep_kernel(const PersistentCall __grid_constant__ call) {
   using U = Unit<Cell>;
   using T = typename U::T;
   using V = typename U::V;
@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(kThreads, 1) sweep_kernel(const __grid_constan
       own.record(step, a, s);
     };
     slice.each_chunk([&](unsigned row0, unsigned n) {
-      slice.multiply_with(as<T>(r.h[step & 1]) + row0 * H, n, 0, U::state_gates, false);
+      slice.multiply_with(as<T>((r.mask ? r.masked : r.h)[step & 1]) + row0 * H, n, 0, U::state_gates, false);
       if (slice.mine(row0)) {
         const U own = slice.own(row0);
         V a[U::A], s[U::S];
@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(kThreads, 1) sweep_kernel(const __grid_constan
 }
 
 template <class Cell>
-__global__ void __launch_bounds__(kThreads, 1) sweep_back_kernel(const __grid_constant__ PersistentCall call) {
+__global__ void __launch_bounds__(kThreads, 1) sweep_back_kernel(const PersistentCall __grid_constant__ call) {
   using U = Unit<Cell>;
   using T = typename U::T;
   Slice<Cell> slice(call, true);

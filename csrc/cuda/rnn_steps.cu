@@ -3,6 +3,7 @@
 #include <stdexcept>
 
 #include "cuda/launch.cuh"
+#include "cuda/noise.cuh"
 #include "cuda/pointwise.cuh"
 #include "cuda/recurrence.h"
 #include "cuda/rows.cuh"
@@ -87,6 +88,28 @@ std::vector<const char*> recurrent_names() {
   return names;
 }
 
+namespace {
+
+Grid masks(std::size_t H, std::size_t rows, Stream stream) {
+  return {.blocks = {blocks_for(H, kMaskUnits, kMostX), blocks_for(rows, kMaskRows, kMostY)},
+          .threads = {kMaskUnits, kMaskRows},
+          .stream = stream};
+}
+
+}  // namespace
+
+void recurrent_mask(Dtype dtype, const Noise& noise, std::size_t B, std::size_t H, void* mask, Stream stream) {
+  if (B == 0) return;
+  with_type(dtype, [&]<class T>() {
+    launch("recurrent dropout", recurrent_mask_kernel<T>, masks(H, B, stream), noise, B, H, as<T>(mask));
+  });
+}
+
+void zoneout_mask(const Noise& noise, std::size_t S, std::size_t B, std::size_t H, std::uint8_t* stays, Stream stream) {
+  if (S * B == 0) return;
+  launch("zoneout", zoneout_mask_kernel, masks(H, S * (B / 2 + 1), stream), noise, S, B, H, stays);
+}
+
 std::size_t sums_size(std::size_t n, std::size_t columns) { return (n + kLineBlock - 1) / kLineBlock * columns; }
 
 void column_sums(Dtype dtype, const ColumnSums& call, Stream stream) {
@@ -117,15 +140,23 @@ bool empty(const RowsCall& rows) { return rows.T * rows.B * rows.n == 0; }
 
 void dropout(Dtype dtype, const RowsCall& rows, double p, const DropoutKey& key, Stream stream) {
   if (empty(rows)) return;
-  const auto threshold = std::uint32_t(std::min(p * 0x1p32, 0x1p32 - 1));
   with_type(dtype, [&]<class T>() {
-    launch("dropout", dropout_kernel<T>, lines(rows, stream), rows, key, threshold, T(1 / (1 - p)));
+    launch("dropout", dropout_kernel<T>, lines(rows, stream), rows, key, draw_threshold(p), T(1 / (1 - p)));
   });
 }
 
 void copy_rows(Dtype dtype, const RowsCall& rows, const std::int64_t* lengths, Stream stream) {
   if (empty(rows)) return;
   with_type(dtype, [&]<class T>() { launch("copy", copy_kernel<T>, lines(rows, stream), rows, lengths); });
+}
+
+void take_steps(Dtype dtype, const TakenCall& call, Stream stream) {
+  if (empty(call.rows)) return;
+  with_type(dtype, [&]<class T>() { launch("steps", take_kernel<T>, lines(call.rows, stream), call); });
+}
+void give_steps(Dtype dtype, const TakenCall& call, bool add, Stream stream) {
+  if (empty(call.rows)) return;
+  with_type(dtype, [&]<class T>() { launch("steps", give_kernel<T>, lines(call.rows, stream), call, add); });
 }
 
 void add(Dtype dtype, void* to, const void* from, std::size_t n, Stream stream) {

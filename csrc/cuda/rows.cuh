@@ -17,7 +17,7 @@ inline constexpr std::size_t kLineBlock = 512;        // rows that a block of th
 
 // Each block of rows: thread y adds rows y, y+8, … in ascending order in double; the threads' sums are added likewise.
 template <class T>
-__global__ void __launch_bounds__(kColumns* kLines) column_sums_kernel(const __grid_constant__ ColumnSums call) {
+__global__ void __launch_bounds__(kColumns* kLines) column_sums_kernel(const ColumnSums __grid_constant__ call) {
   double* const parts = dynamic_memory<double>();  // (kLines, kColumns)
   const std::size_t column = std::size_t(blockIdx.x) * kColumns + threadIdx.x, begin = blockIdx.y * kLineBlock,
                     end = begin + kLineBlock < call.n ? begin + kLineBlock : call.n;
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kColumns* kLines) column_sums_kernel(const __g
 // The blocks' sums in ascending order, rounded once.
 template <class T>
 __global__ void __launch_bounds__(kColumns* kLines)
-    finish_sums_kernel(const __grid_constant__ ColumnSums call, const std::size_t blocks) {
+    finish_sums_kernel(const ColumnSums __grid_constant__ call, const std::size_t blocks) {
   const std::size_t column = std::size_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (column >= call.columns) return;
   double sum = 0;
@@ -59,7 +59,7 @@ __device__ void each_row(const RowsCall& call, F f) {
 // cpu/loops.h: elements 4i … 4i+3 take the words of counter i.
 template <class T>
 __global__ void __launch_bounds__(kColumns* kLines)
-    dropout_kernel(const __grid_constant__ RowsCall call, const __grid_constant__ DropoutKey key,
+    dropout_kernel(const RowsCall __grid_constant__ call, const DropoutKey __grid_constant__ key,
                    const std::uint32_t threshold, const T scale) {
   each_row<T>(call, [&](std::size_t step, std::size_t row, const T* from, T* to) {
     for (std::size_t at = 4 * std::size_t(threadIdx.x); at < call.n; at += 4 * kColumns) {
@@ -75,10 +75,35 @@ __global__ void __launch_bounds__(kColumns* kLines)
 
 template <class T>
 __global__ void __launch_bounds__(kColumns* kLines)
-    copy_kernel(const __grid_constant__ RowsCall call, const std::int64_t* lengths) {
+    copy_kernel(const RowsCall __grid_constant__ call, const std::int64_t* lengths) {
   each_row<T>(call, [&](std::size_t step, std::size_t row, const T* from, T* to) {
     const bool there = !lengths || std::int64_t(step) < lengths[row];
     for (std::size_t i = threadIdx.x; i < call.n; i += kColumns) to[i] = there ? from[i] : T(0);
+  });
+}
+
+// f(there, in the caller's array, in the compact one) for the steps of a sweep.
+template <class T, class F>
+__device__ void each_taken(const TakenCall& call, F f) {
+  each_row<T>(call.rows, [&](std::size_t i, std::size_t row, T*, T* compact) {
+    const std::size_t length = call.lengths ? std::size_t(call.lengths[row]) : call.S, step = call.first + i;
+    const bool there = step < length;
+    f(there, there ? at<T>(call.rows.x, call.reverse ? length - 1 - step : step, row) : nullptr, compact);
+  });
+}
+
+template <class T>
+__global__ void __launch_bounds__(kColumns* kLines) take_kernel(const TakenCall __grid_constant__ call) {
+  each_taken<T>(call, [&](bool there, const T* from, T* to) {
+    for (std::size_t i = threadIdx.x; i < call.rows.n; i += kColumns) to[i] = there ? from[i] : T(0);
+  });
+}
+template <class T>
+__global__ void __launch_bounds__(kColumns* kLines)
+    give_kernel(const TakenCall __grid_constant__ call, const bool add) {
+  each_taken<T>(call, [&](bool there, T* to, const T* from) {
+    if (!there) return;
+    for (std::size_t i = threadIdx.x; i < call.rows.n; i += kColumns) to[i] = add ? to[i] + from[i] : from[i];
   });
 }
 

@@ -15,7 +15,7 @@ struct Values {
   int count;
 };
 
-__global__ void __launch_bounds__(kWriteThreads) write_kernel(const __grid_constant__ Values values, double* to) {
+__global__ void __launch_bounds__(kWriteThreads) write_kernel(const Values __grid_constant__ values, double* to) {
   const int i = int(threadIdx.x);
   if (i < values.count) to[i] = values.of[i];
 }

@@ -10,7 +10,9 @@
 
 namespace fusedstep::ISA {
 
-inline constexpr std::size_t kTableBytes = 4096 - 64;  // of the 4 KiB of parameters; the rest is for the others
+// Of the 32,764 bytes that a kernel's parameters may have (CUDA 12.1, compute capability 7.0); the rest is for the
+// others.
+inline constexpr std::size_t kTableBytes = 32'764 - 60;
 
 template <int pointers>
 struct TensorTable {

@@ -11,19 +11,19 @@ using namespace cuda;
 using namespace py::literals;
 
 // Without arguments of a device, the current one counts.
-Multiprocessors device_of(const std::optional<std::pair<int, std::size_t>>& given) {
+using OfDevice = std::optional<std::pair<int, std::size_t>>;
+Multiprocessors device_of(const OfDevice& given) {
   return given ? Multiprocessors{given->first, given->second} : multiprocessors();
 }
-using Given = std::optional<std::pair<int, std::size_t>>;
 
 bool persistent_fits(const std::string& kind, bool single, std::size_t B, std::size_t H, int n, bool backward,
-                     const Given& device) {
+                     const OfDevice& device) {
   const PersistentEntry* const entry = persistent(kind, single ? Dtype::f32 : Dtype::f64);
   return entry && entry->fits(B, H, n, backward, device_of(device));
 }
 
 void persistent_sweep(const std::vector<const Sweep*>& sweeps, bool backward, const py::object& arrived,
-                      std::uintptr_t stream, const Given& device) {
+                      std::uintptr_t stream, const OfDevice& device) {
   if (sweeps.empty() || sweeps.size() > 2) throw py::value_error("expected 1 or 2 sweeps");
   const Sweep& first = *sweeps[0];
   const PersistentEntry* const entry = persistent(first.kind(), first.dtype());
@@ -41,6 +41,20 @@ void persistent_sweep(const std::vector<const Sweep*>& sweeps, bool backward, co
       static_cast<unsigned*>(Raw("arrived", arrived).typed("u4").shaped({sweeps.size() * kArrivals}).contiguous());
   (backward ? entry->sweep_back : entry->sweep)(all.data(), int(all.size()), counters, device_of(device),
                                                 stream_of(stream));
+}
+
+Noise noise_of(const py::tuple& fields) {
+  Noise noise{};
+  const auto zoneout = py::cast<std::pair<double, double>>(fields[1]);
+  noise.recurrent = py::cast<double>(fields[0]);
+  noise.zoneout[0] = zoneout.first;
+  noise.zoneout[1] = zoneout.second;
+  noise.drawn = py::cast<bool>(fields[2]);
+  noise.seed = py::cast<std::uint64_t>(fields[3]);
+  noise.stream = py::cast<std::uint32_t>(fields[4]);
+  noise.step = py::cast<std::uint32_t>(fields[5]);
+  noise.row = py::cast<std::uint32_t>(fields[6]);
+  return noise;
 }
 
 // a, b (n, columns), rows may lie apart.
@@ -91,6 +105,33 @@ struct RowsOf {
   }
 };
 
+const std::int64_t* lengths_of(const py::object& lengths, std::size_t B) {
+  if (lengths.is_none()) return nullptr;
+  return static_cast<const std::int64_t*>(Raw("lengths", lengths).typed("i8").shaped({B}).contiguous());
+}
+
+// Steps of x (T, B, n) as a sweep of S steps takes them, and their compact array.
+struct TakenOf {
+  TakenCall call;
+  Dtype dtype;
+
+  TakenOf(const py::object& x, const py::object& compact, const py::object& lengths, std::size_t S, std::size_t first,
+          bool reverse) {
+    const Raw all("x", x), own("compact", compact);
+    dtype = dtype_of(all);
+    if (all.shape.size() != 3 || own.shape.size() != 3) throw py::value_error("x: expected three dimensions");
+    const std::size_t count = std::size_t(own.shape[0]), B = std::size_t(all.shape[1]), n = std::size_t(all.shape[2]);
+    own.typed(type_name(dtype)).shaped({count, B, n});
+    if (S > std::size_t(all.shape[0]) || count > S || first > S - count)
+      throw py::value_error("steps: more than there are");
+    call = {.rows = {.x = all.strided(), .y = own.strided(), .T = count, .B = B, .n = n},
+            .lengths = lengths_of(lengths, B),
+            .S = S,
+            .first = first,
+            .reverse = reverse};
+  }
+};
+
 py::dict cells() {
   py::dict all;
   for (const char* name : recurrent_names()) {
@@ -127,12 +168,32 @@ void bind_cuda_rnn(py::module_& module) {
     const RowsOf rows(x, y);
     dropout(rows.dtype, rows.call, p, {seed, layer, step, row}, stream_of(stream));
   });
+  module.def("recurrent_mask", [](const py::tuple& noise, const py::object& mask, std::uintptr_t stream) {
+    const Raw to("mask", mask);
+    const Dtype dtype = dtype_of(to);
+    recurrent_mask(dtype, noise_of(noise), std::size_t(to.shape.at(0)), std::size_t(to.shape.at(1)), to.contiguous(),
+                   stream_of(stream));
+  });
+  module.def("zoneout_mask", [](const py::tuple& noise, const py::object& stays, std::uintptr_t stream) {
+    const Raw to("stays", stays);
+    auto* const data = static_cast<std::uint8_t*>(to.typed("u1").contiguous());
+    zoneout_mask(noise_of(noise), std::size_t(to.shape.at(0)), std::size_t(to.shape.at(1)), std::size_t(to.shape.at(2)),
+                 data, stream_of(stream));
+  });
   module.def("copy_rows",
              [](const py::object& x, const py::object& y, const py::object& lengths, std::uintptr_t stream) {
     const RowsOf rows(x, y);
-    const void* const data =
-        lengths.is_none() ? nullptr : Raw("lengths", lengths).typed("i8").shaped({rows.call.B}).contiguous();
-    copy_rows(rows.dtype, rows.call, static_cast<const std::int64_t*>(data), stream_of(stream));
+    copy_rows(rows.dtype, rows.call, lengths_of(lengths, rows.call.B), stream_of(stream));
+  });
+  module.def("take_steps", [](const py::object& x, const py::object& compact, const py::object& lengths, std::size_t S,
+                              std::size_t first, bool reverse, std::uintptr_t stream) {
+    const TakenOf taken(x, compact, lengths, S, first, reverse);
+    take_steps(taken.dtype, taken.call, stream_of(stream));
+  });
+  module.def("give_steps", [](const py::object& x, const py::object& compact, const py::object& lengths, std::size_t S,
+                              std::size_t first, bool reverse, bool add, std::uintptr_t stream) {
+    const TakenOf taken(x, compact, lengths, S, first, reverse);
+    give_steps(taken.dtype, taken.call, add, stream_of(stream));
   });
   module.def("add", [](const py::object& to, const py::object& from, std::uintptr_t stream) {
     const Raw a("to", to), b("from", from);

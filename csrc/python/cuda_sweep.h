@@ -139,7 +139,16 @@ class Sweep {
       : arrays_(arrays), dtype_(dtype_of(Raw("weight_hh", arrays["weight_hh"]))), cell_(&cell_of(kind, dtype_)) {
     if (S > T) throw py::value_error("steps: more than there are");
     const CheckedArrays from{arrays_, dtype_};
-    fill(from, T, S, B, H);
+    if (PyObject* const replayed = from.given("replayed")) {
+      const auto [first, count] = py::cast<std::pair<std::size_t, std::size_t>>(py::handle(replayed));
+      if (count > S || first > S - count) throw py::value_error("replayed: more steps than there are");
+      fill(from, T, S, B, H, count, count);
+      r_.replayed = true;
+      r_.first = first;
+      steps_ = count;
+    } else {
+      fill(from, T, S, B, H, T, S);
+    }
     r_.reverse = reverse;
     if (PyObject* const lengths = from.given("lengths"))
       r_.lengths = static_cast<const std::int64_t*>(Raw("lengths", lengths).typed("i8").shaped({B}).contiguous());
@@ -149,10 +158,14 @@ class Sweep {
       r_.ld_reset[0] = mask.step;
       r_.ld_reset[1] = mask.row;
     }
+    if (PyObject* const stays = from.given("stays"))
+      r_.stays = static_cast<const std::uint8_t*>(Raw("stays", stays).typed("u1").shaped({S, B, H}).contiguous());
+    if (PyObject* const rates = from.given("zoneout"))
+      std::tie(r_.zoneout[0], r_.zoneout[1]) = py::cast<std::pair<double, double>>(py::handle(rates));
   }
   Sweep(const std::string& kind, bool single, std::size_t B, std::size_t H, const py::dict& addresses)
       : arrays_(addresses), dtype_(single ? Dtype::f32 : Dtype::f64), cell_(&cell_of(kind, dtype_)) {
-    fill(Addresses{arrays_}, 1, 1, B, H);
+    fill(Addresses{arrays_}, 1, 1, B, H, 1, 1);
     if (PyErr_Occurred()) throw py::error_already_set();
   }
 
@@ -161,8 +174,11 @@ class Sweep {
   Dtype dtype() const { return dtype_; }
 
   void begin(std::uintptr_t stream) const {
-    require({"initial_h", "h0"});
-    if (cell_->states > 1) require({"initial_c", "c0"});
+    require({"initial_h", "h0", "h1"});
+    if (r_.first > 0) require({"y"});
+    if (r_.mask) require({"masked0", "masked1"});
+    if (cell_->states > 1) require({"initial_c", "c0", "c1"});
+    if (cell_->states > 1 && r_.first > 0) require({"states"});
     cell_->begin(r_, stream_of(stream));
   }
   void reset_stage(std::size_t step, std::uintptr_t stream) const {
@@ -193,6 +209,7 @@ class Sweep {
   // What every kernel forward, or backward, reads and writes.
   void require_forward() const {
     require({"input", "h0", "h1"});
+    if (r_.mask) require({"masked0", "masked1"});
     if (cell_->states > 1) require({"c0", "c1"});
     if (cell_->reset_stage) require({"reset_h"});
   }
@@ -205,12 +222,16 @@ class Sweep {
   }
   // A persistent kernel reads the gradients that W_hh sees row by row.
   void require_rows() const {
+    if (r_.replayed) throw py::value_error("replayed: expected steps one by one");
     if (!r_.dstate && r_.dinput.row != std::ptrdiff_t(std::size_t(cell_->gates) * r_.H)) require({"dstate"});
   }
 
  private:
+  // N steps of the gates, n of internal arrays.
   template <class Source>
-  void fill(const Source& from, std::size_t T, std::size_t S, std::size_t B, std::size_t H) {
+  void fill(const Source& from, std::size_t T, std::size_t S, std::size_t B, std::size_t H, std::size_t N,
+            std::size_t n) {
+    steps_ = S;
     const std::size_t gates = std::size_t(cell_->gates) * H, state_gates = std::size_t(cell_->state_gates) * H,
                       values = std::size_t(cell_->values) * H;
     r_ = {};
@@ -224,28 +245,32 @@ class Sweep {
     if (cell_->peepholes > 0) require({"weight_ch"});
     constexpr const char* initial[] = {"initial_h", "initial_c"};
     for (int i = 0; i < cell_->states; ++i) std::tie(r_.initial[i], r_.ld_initial[i]) = from.rows(initial[i], {B, H});
-    r_.input = from.strided("input", {T, B, gates});
+    r_.input = from.strided("input", {N, B, gates});
     r_.y = from.strided("y", {T, B, H});
     r_.h[0] = from.whole("h0", {B, H});
     r_.h[1] = from.whole("h1", {B, H});
     r_.c[0] = from.whole("c0", {B, H});
     r_.c[1] = from.whole("c1", {B, H});
+    r_.mask = from.whole("mask", {B, H});
+    r_.masked[0] = from.whole("masked0", {B, H});
+    r_.masked[1] = from.whole("masked1", {B, H});
     r_.hidden = from.whole("hidden", {B, state_gates});
     r_.reset_h = from.whole("reset_h", {B, H});
     r_.late = from.whole("late", {B, H});
-    r_.saved = from.whole("saved", {S, B, values});
+    r_.saved = from.whole("saved", {n, B, values});
     r_.states = from.whole("states", {S, B, H});
     r_.dy = from.strided("dy", {T, B, H});
     r_.dh = from.whole("dh", {B, H});
     r_.dc = from.whole("dc", {B, H});
     r_.through = from.whole("through", {B, H});
-    r_.dinput = from.strided("dinput", {T, B, gates});
-    r_.dstate = from.whole("dstate", {S, B, state_gates});
-    r_.dlate = from.whole("dlate", {S, B, H});
+    r_.dinput = from.strided("dinput", {N, B, gates});
+    r_.dstate = from.whole("dstate", {n, B, state_gates});
+    r_.dlate = from.whole("dlate", {n, B, H});
     r_.dreset_h = from.whole("dreset_h", {B, H});
-    r_.previous_h = from.whole("previous_h", {S, B, H});
-    r_.previous_c = from.whole("previous_c", {S, B, H});
-    r_.all_reset_h = from.whole("all_reset_h", {S, B, H});
+    r_.previous_h = from.whole("previous_h", {n, B, H});
+    r_.previous_c = from.whole("previous_c", {n, B, H});
+    r_.next_c = from.whole("next_c", {n, B, H});
+    r_.all_reset_h = from.whole("all_reset_h", {n, B, H});
   }
   void require(std::initializer_list<const char*> names) const {
     for (const char* name : names) {
@@ -256,7 +281,7 @@ class Sweep {
   void run(void (*kernel)(const cuda::Recurrence&, std::size_t, cuda::Stream), std::size_t step,
            std::uintptr_t stream) const {
     if (!kernel) throw py::value_error(std::string(cell_->name) + " has one product");
-    if (step >= r_.S) throw py::value_error("step");
+    if (step < r_.first || step - r_.first >= steps_) throw py::value_error("step");
     kernel(r_, step, stream_of(stream));
   }
 
@@ -264,6 +289,7 @@ class Sweep {
   const Dtype dtype_;
   const cuda::RecurrentEntry* const cell_;
   cuda::Recurrence r_;
+  std::size_t steps_ = 0;  // that may be taken, from r_.first on
 };
 
 }  // namespace fusedstep::python

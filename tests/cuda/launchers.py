@@ -17,6 +17,7 @@ FORMATS = ("f32", "f64", "f16", "bf16")
 RULE_BYTES = 128  # kRuleBytes of core/table.h
 NORM_BLOCK = 4096  # kNormBlock
 CHUNK = 4096  # kChunk of cuda/multi_tensor.cuh
+TABLE_BYTES = 32_764 - 60  # kTableBytes of cuda/tensors.cuh
 
 BLOCK_SUM = np.dtype([("sum", "f8"), ("number", "i8")])
 REPORT = np.dtype([("norm", "f8"), ("first_nonfinite", "i8"), ("applied", "i8"), ("multiplier", "f8"), ("scale", "f8")])
@@ -74,6 +75,11 @@ def unwritten() -> np.ndarray:
 
 def blocks_of(tensor: Tensor) -> int:
     return -(-tensor.g.size // NORM_BLOCK)
+
+
+def room_of(pointers: int) -> int:
+    """How many tensors of so many arrays a launch holds."""
+    return (TABLE_BYTES - 8) // (8 * pointers + 16)
 
 
 def address(array: np.ndarray | None) -> int | None:

@@ -38,6 +38,8 @@ class Recurrence(Structure):
         ("reset", c_void_p),
         ("ld_reset", c_ssize_t * 2),
         ("reverse", c_bool),
+        ("replayed", c_bool),
+        ("first", c_size_t),
         *((name, c_void_p) for name in ("weight_hh", "bias_ih", "bias_hh", "weight_ch")),
         ("initial", c_void_p * 2),
         ("ld_initial", c_size_t * 2),
@@ -45,11 +47,18 @@ class Recurrence(Structure):
         ("y", Strided),
         ("h", c_void_p * 2),
         ("c", c_void_p * 2),
+        ("mask", c_void_p),
+        ("masked", c_void_p * 2),
+        ("stays", c_void_p),
+        ("zoneout", c_double * 2),
         *((name, c_void_p) for name in ("hidden", "reset_h", "late", "saved", "states")),
         ("dy", Strided),
         *((name, c_void_p) for name in ("dh", "dc", "through")),
         ("dinput", Strided),
-        *((name, c_void_p) for name in ("dstate", "dlate", "dreset_h", "previous_h", "previous_c", "all_reset_h")),
+        *(
+            (name, c_void_p)
+            for name in ("dstate", "dlate", "dreset_h", "previous_h", "previous_c", "next_c", "all_reset_h")
+        ),
     )
 
 
@@ -67,6 +76,21 @@ class ColumnSums(Structure):
     )
 
 
+class Noise(Structure):
+    """core/table.h's."""
+
+    _fields_ = (
+        ("recurrent", c_double),
+        ("zoneout", c_double * 2),
+        ("drawn", c_bool),
+        ("seed", ctypes.c_uint64),
+        *((name, ctypes.c_uint32) for name in ("stream", "step", "row")),
+    )
+
+
+NOISE = Noise(0.4, (c_double * 2)(0.3, 0.6), True, 7, 2**31, 0, 1)
+
+
 def strided(array):
     return Strided(array.ctypes.data, array.strides[0] // 4, array.strides[1] // 4)
 
@@ -74,7 +98,7 @@ def strided(array):
 class Sweep:
     """The arrays of a sweep, each memory of its own, drawn from a seed."""
 
-    def __init__(self, kind, T, B, H, reverse, lengths):
+    def __init__(self, kind, T, B, H, reverse, lengths, noisy):
         gates, early, has_c, separate = CELLS[kind]
         rng = np.random.default_rng([T, B, H])
 
@@ -97,7 +121,7 @@ class Sweep:
         if has_c:
             self.arrays |= {"states": zeros(T, B, H), "dc": normal(*state)}
         if "peephole" in kind:
-            self.arrays |= {"weight_ch": normal(gates - 1, H), "previous_c": zeros(T, B, H)}
+            self.arrays |= {"weight_ch": normal(gates - 1, H), "previous_c": zeros(T, B, H), "next_c": zeros(T, B, H)}
         if self.own:
             self.arrays["dstate"] = zeros(T, B, early * H)
         if self.late:
@@ -113,6 +137,12 @@ class Sweep:
         for name, array in self.arrays.items():
             of_steps = name in ("input", "y", "dy", "dinput")
             setattr(self.r, name, strided(array) if of_steps else array.ctypes.data)
+        self.seen = self.states[0][1:]  # h as W_hh sees it
+        if noisy:
+            self.arrays |= {"mask": zeros(*state), "stays": np.zeros((T, B, H), np.uint8)}
+            self.seen = [zeros(*state) for _ in range(2)]
+            self.r.mask, self.r.stays = (self.arrays[name].ctypes.data for name in ("mask", "stays"))
+            self.r.masked[0], self.r.masked[1] = (seen.ctypes.data for seen in self.seen)
         for i, (initial, *turns) in enumerate(self.states):
             self.r.initial[i], self.r.ld_initial[i] = initial.ctypes.data, H
             to = (self.r.h, self.r.c)[i]
@@ -124,7 +154,7 @@ class Sweep:
         early, late = a["weight_hh"][: self.early], a["weight_hh"][self.early :]
         call(self, BEGIN)
         for step in range(T):
-            a["hidden"][...] = self.states[0][1 + step % 2] @ early.T
+            a["hidden"][...] = self.seen[step % 2] @ early.T
             if self.late:
                 call(self, RESET_STAGE, step)
                 a["late"][...] = a["reset_h"] @ late.T
@@ -173,9 +203,12 @@ class Launchers:
             )  # fmt: skip
 
 
-def check_sweeps(kernels, kind, T, B, H, shared, lengths=None):
+def check_sweeps(kernels, kind, T, B, H, shared, lengths=None, noisy=False):
     """Both directions of a layer."""
-    pairs = [[Sweep(kind, T, B, H, reverse, lengths) for reverse in (False, True)] for _ in range(2)]
+    pairs = [[Sweep(kind, T, B, H, reverse, lengths, noisy) for reverse in (False, True)] for _ in range(2)]
+    for sweep in (*pairs[0], *pairs[1]) if noisy else ():
+        masks = (c_void_p(sweep.arrays[name].ctypes.data) for name in ("mask", "stays"))
+        kernels.call("launch_masks", ctypes.byref(NOISE), *map(c_size_t, (T, B, H)), *masks)
     for sweep in pairs[0]:
         sweep.take_steps(kernels.step)
     kernels.take_persistently(pairs[1], shared)
@@ -195,6 +228,17 @@ def check_rows(kernels):
     there = np.arange(2)[:, None] < lengths
     assert np.array_equal(y, np.where(there[..., None], x, 0))
 
+    lengths, compact = np.array([3, 0, 2]), np.full((2, 3, 5), np.nan, np.float32)
+    x = rng.standard_normal((4, 3, 5)).astype(np.float32)
+    y = np.zeros_like(x)
+    kernels.call(
+        "launch_taken", *(ctypes.byref(strided(array)) for array in (x, compact, y)), *map(c_size_t, (2, 3, 5)),
+        c_void_p(lengths.ctypes.data), c_size_t(3), c_size_t(1), c_bool(True),
+    )  # fmt: skip
+    zero = np.zeros(5, np.float32)
+    assert np.array_equal(compact, [[x[1, 0], zero, x[0, 2]], [x[0, 0], zero, zero]])
+    assert np.array_equal(y[:3], [[2 * x[0, 0], zero, 2 * x[0, 2]], [2 * x[1, 0], zero, zero], [zero] * 3])
+
     a, b = (rng.standard_normal((1030, 33)).astype(np.float32) for _ in range(2))
     to, room = np.zeros(33, np.float32), np.zeros((3, 33))
     call = ColumnSums(1030, 33, a.ctypes.data, 33, b.ctypes.data, 33, add=False, sums=room.ctypes.data)
@@ -208,8 +252,9 @@ def check(kernels, variant):
     kinds = [kind for kind in CELLS if kernels.library.has_cell(kind.encode())]
     assert kinds
     for kind in kinds:
-        check_sweeps(kernels, kind, 2, 2, 3, 1 << 14)
+        check_sweeps(kernels, kind, 2, 2, 3, 1 << 14, noisy=True)
         if variant != "thread":  # which takes seconds for each
+            check_sweeps(kernels, kind, 2, 2, 3, 1 << 14)
             check_sweeps(kernels, kind, 2, 9, 5, 600, np.array([2, 0, 1, 2, 2, 1, 0, 2, 1]))
     check_rows(kernels)
 

@@ -260,9 +260,9 @@ def module(kind, **options):
     return own, MODULES[kind](40, 64, rng=0, **options).to("cuda")
 
 
-def trained(rnn, x, dy, lengths=None):
+def trained(rnn, x, dy, lengths=None, tape="full"):
     """Everything that a run and the way back give, by name."""
-    y, state, tape = rnn.forward(x, None, lengths)
+    y, state, tape = rnn.forward(x, None, lengths, tape=tape, seed=7)
     states = state if isinstance(state, tuple) else (state,)
     return {"y": y, **{f"state {i}": s for i, s in enumerate(states)}} | flat(rnn.backward(tape, dy))
 
@@ -277,6 +277,18 @@ def test_module_agrees_with_the_cpu(cupy, kind, batch, dtype):
     lengths = rng.integers(1, 10, batch)
     desired = trained(on_cpu, x, dy, lengths)
     assert_close(trained(on_gpu, cupy.asarray(x), cupy.asarray(dy), lengths), desired, dtype)
+
+
+@pytest.mark.parametrize("tape", ["full", "lean"])
+@pytest.mark.parametrize("batch", [1, 70])
+@pytest.mark.parametrize("kind", MODULES)
+def test_noise_and_lean_tapes_agree_with_the_cpu(cupy, kind, batch, tape):
+    rng = np.random.default_rng(0)
+    on_cpu, on_gpu = module(kind, bidirectional=True, recurrent_dropout=0.25, zoneout=0.5)
+    x, dy = (rng.standard_normal((90, batch, n)).astype(np.float32) for n in (40, 128))
+    lengths = rng.integers(0, 91, batch)
+    desired = trained(on_cpu, x, dy, lengths, tape)
+    assert_close(trained(on_gpu, cupy.asarray(x), cupy.asarray(dy), lengths, tape), desired, np.float32)
 
 
 @pytest.mark.parametrize("kind", MODULES)

@@ -11,10 +11,12 @@ from tests.cuda_host import build
 
 @functools.cache
 def changed(name, cells):
-    """The sources with few cells, blocks of fewer threads and float32 alone: bugs look the same in all of them."""
+    """The sources with few cells, blocks of fewer threads, and float32 alone: bugs look the same in all of them."""
     edits = [
         ("rnn/cells.h", r"TemplateList<.*?>", f"TemplateList<{cells}>"),
         ("cuda/product.cuh", "kThreads = 256", "kThreads = 64"),
+        ("cuda/pointwise.cuh", "kUnits = 32, kRows = 8", "kUnits = 4, kRows = 2"),
+        ("cuda/noise.cuh", "kMaskUnits = 32, kMaskRows = 8", "kMaskUnits = 4, kMaskRows = 2"),
         ("cuda/rnn_steps.cu", r"operator\(\)<double>", "operator()<float>"),
     ]
     return build.changed(name, edits)
@@ -56,6 +58,11 @@ MUTANTS = {
         "data race",
     ),
     "a-value-too-many": (("cuda/product.cuh", r"i < n; i \+= threads", "i <= n; i += threads"), "address", "overflow"),
+    "dropped-units-are-seen": (
+        ("cuda/rnn.cuh", r"\(r.mask \? r.masked : r.h\)", "r.h"),
+        "plain",
+        "AssertionError",
+    ),
     "operands-of-another-chunk": (
         ("cuda/rnn.cuh", r"if \(step > \(more", "if (slice.mine(row0) && step > (more"),
         "plain",

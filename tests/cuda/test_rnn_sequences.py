@@ -332,28 +332,29 @@ def test_launches_go_to_the_gpu_of_the_weights(cupy, device, monkeypatch, way):
         module(cupy.asarray(case.x))
 
 
-@pytest.mark.parametrize("option", ["layer_norm", "proj_size", "recurrent_dropout", "zoneout"])
+@pytest.mark.parametrize("option", ["layer_norm", "proj_size"])
 def test_options_that_are_not_there(cupy, option):
-    value = {"layer_norm": True, "proj_size": 2, "recurrent_dropout": 0.5, "zoneout": (0.0, 0.25)}[option]
+    value = {"layer_norm": True, "proj_size": 2}[option]
     module = fusedstep.rnn.LSTM(3, 4, **{option: value}, rng=0)
     with pytest.raises(NotImplementedError, match=rf"^{option}=.*: not there on CUDA"):
         module.to("cuda")
     assert module.device == "cpu"
     weights = {name: cupy.asarray(w) for name, w in module.weights.items()}
-    options = {option: value} if option in ("recurrent_dropout", "zoneout") else {}
     with pytest.raises(NotImplementedError, match=rf"^{option}=.*: not there on CUDA"):
-        lstm(cupy.zeros((2, 1, 3), np.float32), None, weights, **options)
+        lstm(cupy.zeros((2, 1, 3), np.float32), None, weights)
 
 
-def test_calls_that_are_not_there(cupy):
+@pytest.mark.usefixtures("cupy")
+def test_calls_that_are_not_there():
     module = fusedstep.rnn.GRU(3, 4, rng=0).to("cuda")
-    with pytest.raises(NotImplementedError, match=r"^tape='lean': not there on CUDA"):
-        module.forward(cupy.zeros((2, 1, 3), np.float32), tape="lean")
     for weights in (None, "bfloat16", "int8"):
         with pytest.raises(NotImplementedError, match=r"^freeze: not there on CUDA"):
             module.freeze(weights)
-    with pytest.raises(NotImplementedError, match=r"^stream: not there on CUDA"):
-        module.stream()
+    for weights in ("bfloat16", "int8"):
+        with pytest.raises(NotImplementedError, match=rf"^stream\(weights='{weights}'\): not there on CUDA"):
+            module.stream(weights=weights)
+    with pytest.raises(NotImplementedError, match=r"^quantization_error: not there on CUDA"):
+        module.stream().quantization_error(None)
     with pytest.raises(ValueError, match=r"^device: expected 'cpu' or 'cuda', got 'cuda:1'"):
         module.to("cuda:1")
     frozen = fusedstep.rnn.GRU(3, 4, rng=0).freeze()

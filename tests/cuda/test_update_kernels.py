@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.cuda.launchers import CHUNK, REPORT, RULE_BYTES, Tensor
+from tests.cuda.launchers import CHUNK, REPORT, RULE_BYTES, Tensor, room_of
 from tests.cuda.tensors import assert_same_tensors, check_steps, draw, hyper_of, narrow, step, step_on_cpu, widen
 from tests.optim.methods import METHODS
 
@@ -69,14 +69,14 @@ def test_more_tensors_than_a_launch_holds(kernels, rule, stored):
     storage, master = stored
     rng = np.random.default_rng(3)
     states = kernels.rules[rule][2]
-    tensors = [
-        draw(rng, int(n), storage, master, states, rng.integers(8, size=6), False) for n in rng.integers(0, 5, 300)
-    ]
+    room = room_of(2 + states + master)
+    sizes = rng.integers(0, 4, 3 * room // 2)  # a fourth is empty
+    tensors = [draw(rng, int(n), storage, master, states, rng.integers(8, size=6), False) for n in sizes]
     kernels.records()
     check_steps(kernels, rule, storage, tensors)
-    room = (4096 - 64 - 8) // (8 * (2 + states + master) + 16)
     updates = [record for record in kernels.records() if record.threads == 256]
-    assert len(updates) == 2 * -(-sum(tensor.p.size > 0 for tensor in tensors) // room)
+    assert room < sum(sizes > 0) <= 2 * room
+    assert len(updates) == 2 * 2
     assert max(record.blocks for record in updates) == room
 
 

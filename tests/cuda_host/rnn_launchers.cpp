@@ -56,6 +56,24 @@ const char* launch_rows(const Strided* x, const Strided* y, std::size_t T, std::
     dropout(Dtype::f32, {*y, *y, T, B, n}, p, {1, 2, 3, 4}, nullptr);
   });
 }
+const char* launch_masks(const Noise* noise, std::size_t S, std::size_t B, std::size_t H, void* mask,
+                         std::uint8_t* stays) {
+  return guarded([&] {
+    recurrent_mask(Dtype::f32, *noise, B, H, mask, nullptr);
+    zoneout_mask(*noise, S, B, H, stays, nullptr);
+  });
+}
+// From x to `compact`, and from there to y.
+const char* launch_taken(const Strided* x, const Strided* compact, const Strided* y, std::size_t count, std::size_t B,
+                         std::size_t n, const std::int64_t* lengths, std::size_t S, std::size_t first, bool reverse) {
+  return guarded([&] {
+    TakenCall call{{*x, *compact, count, B, n}, lengths, S, first, reverse};
+    take_steps(Dtype::f32, call, nullptr);
+    call.rows.x = *y;
+    give_steps(Dtype::f32, call, false, nullptr);
+    give_steps(Dtype::f32, call, true, nullptr);
+  });
+}
 const char* launch_sums(const ColumnSums* call) {
   return guarded([&] { column_sums(Dtype::f32, *call, nullptr); });
 }

@@ -15,7 +15,7 @@ view, source, parameter = _array.view, _array.view, _array.parameter
 contiguous = np.ascontiguousarray
 overlap, check_apart = np.may_share_memory, _array.check_apart
 dropout = _core.dropout
-Layer, Cell = _core.Layer, _core.Cell
+Layer, Cell, Stream, Noise = _core.Layer, _core.Cell, _core.Stream, _core.Noise
 
 
 def aligned(array: Array) -> bool:

@@ -15,6 +15,8 @@ from fusedstep._device import Device
 from fusedstep.rnn._cuda_arguments import extent, overlap
 from fusedstep.rnn._cuda_cell import Cell, cell_backward, cell_forward
 from fusedstep.rnn._cuda_layer import Layer
+from fusedstep.rnn._cuda_run import Noise
+from fusedstep.rnn._cuda_stream import Stream
 
 name = "cuda"
 
@@ -29,6 +31,7 @@ class Place:
     """
 
     name = name
+    Noise = Noise
 
     def __init__(self, device: Device) -> None:
         self.device = device
@@ -105,8 +108,6 @@ class Place:
         options = {
             "layer_norm": module.layer_norm,
             "proj_size": module._width if module._width < module.hidden_size else 0,
-            "recurrent_dropout": module.recurrent_dropout,
-            "zoneout": module.zoneout,
         }
         for option, value in options.items():
             if np.any(value):
@@ -127,3 +128,9 @@ class Place:
     def Cell(self, kind: str, weights: dict[str, Any]) -> Cell:
         """Make what takes a cell's steps."""
         return Cell(self.device, kind, weights)
+
+    def Stream(self, kind: str, layers: list[dict[str, Any]], batch: int, _: int, weights: str, noise: Any) -> Stream:
+        """Make what takes a module's steps one at a time."""
+        if weights not in ("float32", "float64"):
+            raise NotImplementedError(f"stream(weights={weights!r}): not there on CUDA")
+        return Stream(self.device, kind, layers, batch, noise)

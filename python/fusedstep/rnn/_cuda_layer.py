@@ -13,7 +13,7 @@ from typing import Any
 from fusedstep._array import Array
 from fusedstep._device import Device
 from fusedstep.rnn._cuda_arguments import cell_of
-from fusedstep.rnn._cuda_run import Input, Run, take_persistently
+from fusedstep.rnn._cuda_run import Input, Noise, Run, take_persistently
 from fusedstep.rnn._tape import TAPES
 
 # Up to so many rows one persistent kernel takes the steps, where the weights fit. Each of its blocks copies a whole
@@ -51,28 +51,46 @@ class Layer:
         out: Sequence[Any],
         lengths: Array | None,
         reset: Any,
-        _: Any,  # noise, of which there is none
+        noise: Noise,
         tape: int,
     ) -> Run | None:
         """Run over x (T, B, I) from `state` to y (T, B, D·H) and `out`, of (D, B, H) each."""
-        if tape == TAPES["lean"]:
-            raise NotImplementedError("tape='lean': not there on CUDA")
         T, B, _ = x.shape
         steps = T if lengths is None else int(lengths.max(initial=0))
         on_device = None if lengths is None else self.device.from_numpy(lengths)
         whole = lengths is None or bool((lengths == T).all())
-        run = Run(self, Input(self.device, x, on_device), y, state, steps, on_device, reset, whole)
+        lean = tape == TAPES["lean"]
+        inputs = Input(self.device, x, on_device)
+        run = Run(self, x, inputs, y, state, steps, on_device, reset, whole, noise, lean)
         if B > 0:
             sweeps = [self._sweep(run, d, [s[d] for s in out], tape > 0) for d in range(len(self.weights))]
             stream = self.device.launch_stream()
             for sweep, _ in sweeps:
                 sweep.begin(stream)
-            if steps and B <= PERSISTENT_ROWS and run.fits(backward=False):
+            # What a lean tape replays is taken step by step, and so is what it remembers.
+            if steps and B <= PERSISTENT_ROWS and not lean and run.fits(backward=False):
                 take_persistently(self.device, [sweep for sweep, _ in sweeps], backward=False)
             else:
                 for sweep, arrays in sweeps:
-                    self._steps(sweep, arrays, steps, stream)
+                    self.take_steps(sweep, arrays, range(steps), stream)
+        if lean:
+            run.drop_inputs()
         return run if tape else None
+
+    def step_arrays(self, run: Run, out: Sequence[Any]) -> dict[str, Any]:
+        """Make what steps forward hand on: the state after the last one goes to `out`."""
+        arrays = {
+            f"h{run.steps % 2}": out[0],
+            f"h{1 - run.steps % 2}": run.step_room(self.H),
+            "hidden": run.step_room(self.early),
+        }
+        if self.cell["states"] > 1:
+            arrays |= {"c0": out[1], "c1": out[1]}
+        if self.late:
+            arrays |= {"reset_h": run.step_room(self.H), "late": run.step_room(self.H)}
+        if run.noise.recurrent > 0:
+            arrays |= {"masked0": run.step_room(self.H), "masked1": run.step_room(self.H)}
+        return arrays
 
     def _sweep(self, run: Run, d: int, out: Sequence[Any], tape: bool) -> tuple[Any, dict[str, Any]]:
         """Make a direction's sweep, and the arrays that it works on."""
@@ -80,24 +98,17 @@ class Layer:
         T, B, _ = inputs.array.shape
         gates = inputs.room(weights["weight_ih"].shape[0])
         self.device.matmul(inputs.rows(inputs.array), weights["weight_ih"].T, out=inputs.rows(gates))
-        arrays = run.arrays(d) | {
-            "input": gates,
-            f"h{run.steps % 2}": out[0],
-            f"h{1 - run.steps % 2}": run.step_room(H),
-            "hidden": run.step_room(self.early),
-        }
-        if self.cell["states"] > 1:
-            arrays |= {"c0": out[1], "c1": out[1]}
-        if self.late:
-            arrays |= {"reset_h": run.step_room(H), "late": run.step_room(H)}
+        arrays = run.arrays(d) | run.masks(d) | self.step_arrays(run, out) | {"input": gates}
         if tape:
             arrays |= run.tape(d, gates)
         return self.device.core.Sweep(self.kind, T, run.steps, B, H, d == 1, arrays), arrays
 
-    def _steps(self, sweep: Any, arrays: Mapping[str, Any], steps: int, stream: int) -> None:
-        weight_hh, h = arrays["weight_hh"], (arrays["h0"], arrays["h1"])
+    def take_steps(self, sweep: Any, arrays: Mapping[str, Any], steps: range, stream: int) -> None:
+        """Take steps one by one."""
+        weight_hh, seen = arrays["weight_hh"], "masked" if "mask" in arrays else "h"
+        h = arrays[f"{seen}0"], arrays[f"{seen}1"]
         early, late = weight_hh[: self.early].T, weight_hh[self.early :].T
-        for step in range(steps):
+        for step in steps:
             self.device.matmul(h[step % 2], early, out=arrays["hidden"])
             if self.late:
                 sweep.reset_stage(step, stream)

@@ -1,7 +1,8 @@
 """A layer's run on a GPU, and the way back through it: `_core.Run` for CUDA arrays."""
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,18 @@ if TYPE_CHECKING:
 
 # As for the steps forward: here each block copies a step's gate gradients, as many times wider as there are gates.
 PERSISTENT_ROWS = 16
+
+
+class Noise(NamedTuple):
+    """Zoneout and recurrent dropout of a layer, of its first direction: `_core.Noise`."""
+
+    recurrent: float
+    zoneout: tuple[float, float]
+    drawn: bool
+    seed: int
+    stream: int
+    step: int
+    row: int
 
 
 def flat(array: Any) -> Any:
@@ -79,6 +92,7 @@ class Run:
     def __init__(
         self,
         layer: "Layer",
+        x: Any,
         inputs: Input,
         y: Any,
         state: Sequence[Any],
@@ -86,8 +100,11 @@ class Run:
         lengths: Any,
         reset: Any,
         whole: bool,
+        noise: Noise,
+        lean: bool,
     ) -> None:
         self.layer = layer
+        self.x = x
         self.inputs = inputs
         self.y = y
         self.state = state
@@ -95,6 +112,8 @@ class Run:
         self.lengths = lengths
         self.reset = reset
         self.whole = whole
+        self.noise = noise
+        self.lean = lean
         self.spent = False
         self._taped: list[dict[str, Any]] = []  # of each direction
 
@@ -102,7 +121,13 @@ class Run:
     def nbytes(self) -> int:
         """Bytes of what it alone holds."""
         kept = [array for taped in self._taped for name, array in taped.items() if name != "input"]
-        return sum(int(array.nbytes) for array in kept + [self.inputs.array] * self.inputs.copied)
+        if not self.lean and self.inputs.copied:
+            kept.append(self.inputs.array)
+        return sum(int(array.nbytes) for array in kept)
+
+    def drop_inputs(self) -> None:
+        """Keep no copy of x."""
+        del self.inputs
 
     # ---- arrays of a direction
 
@@ -125,6 +150,20 @@ class Run:
         initial = dict(zip(("initial_h", "initial_c"), (s[d] for s in self.state), strict=False))
         return weights | initial | {"lengths": self.lengths, "reset": self.reset, "y": self.own(self.y, d)}
 
+    def masks(self, d: int) -> dict[str, Any]:
+        """Draw a direction's masks, or give the rates of their mean."""
+        core, noise = self.layer.device.core, self.noise._replace(stream=self.noise.stream + d)
+        drawn: dict[str, Any] = {}
+        if noise.recurrent > 0:
+            drawn["mask"] = self.step_room(self.layer.H)
+            core.recurrent_mask(noise, drawn["mask"], self.layer.device.launch_stream())
+        if any(noise.zoneout) and noise.drawn:
+            drawn["stays"] = self.layer.device.empty((self.steps, self.y.shape[1], self.layer.H), np.uint8)
+            core.zoneout_mask(noise, drawn["stays"], self.layer.device.launch_stream())
+        elif any(noise.zoneout):
+            drawn["zoneout"] = noise.zoneout
+        return drawn
+
     def _in_order(self, d: int) -> bool:
         """Whether internal arrays number the steps as x and its like do, so that both may be one."""
         return not self.inputs.batch_first and not (d == 1 and self.lengths is not None)
@@ -136,12 +175,16 @@ class Run:
     def tape(self, d: int, gates: Any) -> dict[str, Any]:
         """Make, and keep, the arrays of a direction's tape."""
         cell, H = self.layer.cell, self.layer.H
-        shared = self._shares(d)
-        taped = {"saved": gates[: self.steps] if shared else self.room(cell["values"] * H)}
+        shared = not self.lean and self._shares(d)
+        taped = {} if self.lean else {"saved": gates[: self.steps] if shared else self.room(cell["values"] * H)}
         if cell["states"] > 1:
             taped["states"] = self.room(H)
         self._taped.append(taped | ({"input": gates} if shared else {}))
         return taped
+
+    def taped(self, d: int) -> dict[str, Any]:
+        """Give the arrays of a direction's tape."""
+        return self._taped[d]
 
     def fits(self, *, backward: bool) -> bool:
         """Whether a persistent kernel holds the weights."""
@@ -164,15 +207,22 @@ class Run:
                 array[...] = 0
             return
         self.layer.device.launch_stream()  # which checks that it is there
+        if self.lean:
+            backward = importlib.import_module("fusedstep.rnn._cuda_lean").backward  # which imports this
+            backward(self, dy, dstate, dx, gradients, add)
+            self._taped.clear()
+            return
         sweeps = [self._sweep_back(d, dy, [s[d] for s in dstate]) for d in range(len(gradients))]
         if B <= PERSISTENT_ROWS and self.fits(backward=True):
             take_persistently(self.layer.device, [sweep for sweep, _ in sweeps], backward=True)
         else:
             for d, (sweep, arrays) in enumerate(sweeps):
-                self._steps_back(d, sweep, arrays)
+                self.steps_back(sweep, arrays, range(self.steps), self._slots(d))
+                sweep.finish(self.layer.device.launch_stream())
         self._give_dx([arrays["dinput"] for _, arrays in sweeps], dx)
         for (_, arrays), own in zip(sweeps, gradients, strict=True):
-            self._give_weights(arrays, own, add=add)
+            ends = self.inputs.rows(arrays["dinput"]), self.inputs.rows(self.inputs.array)
+            give_weights(self.layer, arrays, ends, own, add=add)
         self._taped.clear()
 
     def _sweep_back(self, d: int, dy: Any, dstate: Sequence[Any]) -> tuple[Any, dict[str, Any]]:
@@ -180,7 +230,7 @@ class Run:
         cell, H = layer.cell, layer.H
         T, B, _ = self.y.shape
         make = layer.device.empty if self.lengths is None else layer.device.zeros
-        arrays = self.arrays(d) | taped
+        arrays = self.arrays(d) | self.masks(d) | taped
         arrays |= {
             "dy": None if dy is None else self.own(dy, d),
             "dh": dstate[0],
@@ -196,21 +246,27 @@ class Run:
             arrays |= {"dlate": self.room(H), "all_reset_h": self.room(H), "dreset_h": self.step_room(H)}
         if cell["peepholes"]:
             arrays["previous_c"] = self.room(H)
+            if self.noise.zoneout[1] > 0:
+                arrays["next_c"] = self.room(H)
         return layer.device.core.Sweep(layer.kind, T, self.steps, B, H, d == 1, arrays), arrays
 
-    def _steps_back(self, d: int, sweep: Any, arrays: Mapping[str, Any]) -> None:
+    def _slots(self, d: int) -> Callable[[int], int]:
+        """Tell where internal arrays have what belongs to a step."""
+        last = self.steps - 1
+        return (lambda step: last - step) if d == 1 and self.lengths is None else (lambda step: step)
+
+    def steps_back(self, sweep: Any, arrays: Mapping[str, Any], steps: range, slot: Callable[[int], int]) -> None:
+        """Take steps back one by one."""
         layer, device, weight_hh = self.layer, self.layer.device, arrays["weight_hh"]
         stream = device.launch_stream()
         early, late = weight_hh[: layer.early], weight_hh[layer.early :]
         seen = arrays.get("dstate", arrays["dinput"])
-        for step in reversed(range(self.steps)):
-            slot = self.steps - 1 - step if d == 1 and self.lengths is None else step
+        for step in reversed(steps):
             sweep.backward(step, stream)
             if layer.late:
-                device.matmul(arrays["dlate"][slot], late, out=arrays["dreset_h"])
+                device.matmul(arrays["dlate"][slot(step)], late, out=arrays["dreset_h"])
                 sweep.reset_backward(step, stream)
-            device.matmul(seen[slot], early, out=arrays["through"])
-        sweep.finish(stream)
+            device.matmul(seen[slot(step)], early, out=arrays["through"])
 
     def _give_dx(self, dinputs: list[Any], dx: Any) -> None:
         """Write the gradient of x: the sum over the directions."""
@@ -224,30 +280,35 @@ class Run:
         if to is not dx:
             device.core.copy_rows(to, dx, None, device.launch_stream())
 
-    def _give_weights(self, arrays: Mapping[str, Any], gradients: Mapping[str, Any], *, add: bool) -> None:
-        """Write a direction's gradients of the weights, which sum over steps and rows, or add them."""
-        layer, device, inputs = self.layer, self.layer.device, self.inputs
-        cell, H, early = layer.cell, layer.H, layer.early
-        dinput = inputs.rows(arrays["dinput"])
-        seen = flat(arrays["dstate"] if "dstate" in arrays else arrays["dinput"][: self.steps])
 
-        def product(to: Any, *parts: tuple[Any, Any, Any]) -> None:
-            room = device.empty(to.shape, to.dtype) if add else to
-            for a, b, rows in parts:
-                device.matmul(a.T, b, out=room[rows])
-            if add:
-                device.core.add(to, room, device.launch_stream())
+def give_weights(
+    layer: "Layer", arrays: Mapping[str, Any], ends: tuple[Any, Any], gradients: Mapping[str, Any], *, add: bool
+) -> None:
+    """Write a direction's gradients of the weights, which sum over steps and rows, or add them.
 
-        product(gradients["weight_ih"], (dinput, inputs.rows(inputs.array), slice(None)))
-        parts = [(seen, flat(arrays["previous_h"]), slice(early))]
-        if layer.late:
-            parts.append((flat(arrays["dlate"]), flat(arrays["all_reset_h"]), slice(early, None)))
-        product(gradients["weight_hh"], *parts)
-        if "bias_ih" in gradients and cell["separate"]:
-            sum_rows(device, dinput, None, [gradients["bias_ih"]], add=add)
-            sum_rows(device, seen, None, [gradients["bias_hh"]], add=add)
-        elif "bias_ih" in gradients:
-            sum_rows(device, dinput, None, [gradients["bias_ih"], gradients["bias_hh"]], add=add)
-        for j, (gate, sees_next) in enumerate(cell["peepholes"]):
-            c = flat(arrays["states" if sees_next else "previous_c"])
-            sum_rows(device, seen[:, gate * H : (gate + 1) * H], c, [gradients["weight_ch"][j]], add=add)
+    `ends`: the gates' gradients as W_ih sees them, and x, a row for each step and row.
+    """
+    device, cell, H, early = layer.device, layer.cell, layer.H, layer.early
+    dinput, x = ends
+    seen = flat(arrays["dstate"] if "dstate" in arrays else arrays["dinput"][: len(arrays["previous_h"])])
+
+    def product(to: Any, *parts: tuple[Any, Any, Any]) -> None:
+        room = device.empty(to.shape, to.dtype) if add else to
+        for a, b, rows in parts:
+            device.matmul(a.T, b, out=room[rows])
+        if add:
+            device.core.add(to, room, device.launch_stream())
+
+    product(gradients["weight_ih"], (dinput, x, slice(None)))
+    parts = [(seen, flat(arrays["previous_h"]), slice(early))]
+    if layer.late:
+        parts.append((flat(arrays["dlate"]), flat(arrays["all_reset_h"]), slice(early, None)))
+    product(gradients["weight_hh"], *parts)
+    if "bias_ih" in gradients and cell["separate"]:
+        sum_rows(device, dinput, None, [gradients["bias_ih"]], add=add)
+        sum_rows(device, seen, None, [gradients["bias_hh"]], add=add)
+    elif "bias_ih" in gradients:
+        sum_rows(device, dinput, None, [gradients["bias_ih"], gradients["bias_hh"]], add=add)
+    for j, (gate, sees_next) in enumerate(cell["peepholes"]):
+        c = flat(arrays[("next_c" if "next_c" in arrays else "states") if sees_next else "previous_c"])
+        sum_rows(device, seen[:, gate * H : (gate + 1) * H], c, [gradients["weight_ch"][j]], add=add)

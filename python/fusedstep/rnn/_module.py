@@ -222,7 +222,7 @@ class Module(Formats):
         ValueError
             `device` is neither, or the module is frozen.
         NotImplementedError
-            An option of the module is not there on CUDA: `layer_norm`, `proj_size`, `recurrent_dropout`, `zoneout`.
+            An option of the module is not there on CUDA: `layer_norm`, `proj_size`.
         ImportError, RuntimeError
             There is no CuPy, no CUDA build of fusedstep, or no driver.
         """
@@ -339,7 +339,7 @@ class Module(Formats):
             As in `__call__`.
         tape : {"full", "lean"}, optional
             "full" keeps the gates; "lean" computes them again in `backward`, those of some thousand steps times rows at
-            a time: the same bits, half the memory or less.
+            a time: the same bits (on CUDA to rounding), half the memory or less.
         seed : int, optional
             Key of the masks of dropout and zoneout, from 0 to 2**64 - 1; drawn from the module's generator where None.
         origin : tuple of int, optional
@@ -357,8 +357,6 @@ class Module(Formats):
         ------
         ValueError, TypeError
             An argument does not fit; the message names it.
-        NotImplementedError
-            A lean tape is asked for on CUDA.
         """
         kept = kept_as(tape)
         if self.frozen and self._frozen_as != self.dtype.name:
@@ -570,13 +568,13 @@ class Module(Formats):
             raise ValueError(f"reset: expected shape {form.shape()}, got {array.shape}")
         return form.inward(array)
 
-    def _noise(self, layer: int, masks: Masks) -> _core.Noise:
+    def _noise(self, layer: int, masks: Masks) -> Any:
         """Return what a layer's sweeps do at random, or the mean of it."""
         zoneout = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout,) * len(self._states)
         h, c = (*zoneout, 0.0)[:2]
         recurrent = self.recurrent_dropout if masks.drawn else 0.0
         stream = 2**31 + 2 * layer  # dropout between layers counts its streams from 0
-        return _core.Noise(recurrent, (h, c), masks.drawn, masks.seed, stream, masks.step, masks.row)
+        return self._place.Noise(recurrent, (h, c), masks.drawn, masks.seed, stream, masks.step, masks.row)
 
     # ---- streaming and the rest
 
@@ -602,12 +600,14 @@ class Module(Formats):
         ValueError
             The module is bidirectional, or an argument is none of these.
         NotImplementedError
-            The module is on CUDA.
+            The module is on CUDA, and `weights` asks for others than its own.
+
+        Notes
+        -----
+        On CUDA nothing is packed, and `threads` has no effect.
         """
         if self.bidirectional:
             raise ValueError("stream: expected a module of one direction, got a bidirectional one")
-        if self.device == "cuda":
-            raise NotImplementedError("stream: not there on CUDA")
         for name, value in (("batch", batch), ("threads", threads)):
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
                 raise ValueError(f"{name} must be an integer from 1 on, got {value!r}")
@@ -617,9 +617,8 @@ class Module(Formats):
             for names in self._layer_names(layer)
         ]
         form = self._packing(weights)
-        return Stream(
-            self, _core.Stream(self._kind, layers, int(batch), int(threads), form, self._noise(0, Masks())), form
-        )
+        noise = self._noise(0, Masks())
+        return Stream(self, self._place.Stream(self._kind, layers, int(batch), int(threads), form, noise), form)
 
     def tape_bytes(self, T: Any, B: Any, tape: str = "full") -> int:
         """Tell the bytes that a tape alone holds, for rows of full length.

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedstep import _core
 from fusedstep._array import Array
 
 if TYPE_CHECKING:
@@ -16,8 +15,8 @@ class Stream:
 
     It is for one thread at a time.
 
-    Its h equals that of the module over the sequence, frozen as the stream is, bit for bit. A step allocates nothing
-    where `out` is given.
+    Its h equals that of the module over the sequence, frozen as the stream is, bit for bit; on CUDA, where nothing is
+    packed, to rounding. A step allocates nothing where `out` is given.
 
     Attributes
     ----------
@@ -41,7 +40,7 @@ class Stream:
 
     __slots__ = ("_module", "_step", "_stream", "state", "weights")
 
-    def __init__(self, module: "Module", stream: _core.Stream, weights: str) -> None:
+    def __init__(self, module: "Module", stream: Any, weights: str) -> None:
         self._module = module
         self._stream = stream
         self.weights = weights
@@ -89,10 +88,17 @@ class Stream:
         float
             max abs(h - h of the module's weights in full) / max abs(the latter), of the last layer; 0 where x is empty.
 
+        Raises
+        ------
+        NotImplementedError
+            The module is on CUDA.
+
         Notes
         -----
         The module's weights are taken as they are now, the stream's as they were when it was made.
         """
+        if self._module.device == "cuda":
+            raise NotImplementedError("quantization_error: not there on CUDA")
         states = self.state if isinstance(self.state, tuple) else (self.state,)
         x = self._module._array(x, "x")
         B, inputs = states[0].shape[1], self._module.input_size

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <functional>
 #include <tuple>
+#include <type_traits>
 
 #include "cuda_host/vectors.h"
 
@@ -77,8 +78,8 @@ cudaError_t occupancy(int* blocks, int threads, std::size_t dynamic_bytes);
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
-  static_assert((sizeof(Parameters) + ... + 0) <= 4096, "a kernel's parameters have 4 KiB");
-  const std::tuple<Parameters...> copies(arguments...);
+  static_assert((sizeof(Parameters) + ... + 0) <= 32'764, "a kernel's parameters have 32,764 bytes");
+  const std::tuple<std::decay_t<Parameters>...> copies(arguments...);
   return cuda_host::launch(*config, reinterpret_cast<const void*>(kernel), [&] { std::apply(kernel, copies); });
 }
 template <class... Parameters>

@@ -1,12 +1,12 @@
-// CUDA's qualifiers, which mean nothing on the host, and its small vector types, aligned as on the device; arrays of
-// any type may be accessed by them, as there.
+// CUDA's qualifiers, and its small vector types, aligned as on the device; arrays of any type may be accessed by them,
+// as there. Of the qualifiers one means something here: a parameter that is a __grid_constant__ is one for all threads.
 #pragma once
 
 #define __global__
 #define __device__
 #define __host__
 #define __forceinline__ inline
-#define __grid_constant__
+#define __grid_constant__ &
 #define __launch_bounds__(...)
 
 struct uint3 {

@@ -1,0 +1,95 @@
+"""A module one step at a time on a GPU: `_core.Stream` for CUDA arrays.
+
+A step is two products (CuPy's matmul, cuBLAS) and a kernel for each layer, three and two of a cell with two products.
+All that it works on is made at first, and the state moves in place.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from fusedstep._device import Device
+from fusedstep.rnn._cuda_arguments import cell_of, check_contiguous, check_dtype, check_shape, float_array, overlap
+from fusedstep.rnn._cuda_run import Noise
+
+
+class Step:
+    """A layer's weights, its state, and the kernels over both."""
+
+    def __init__(
+        self, device: Device, kind: str, weights: Mapping[str, Any], state: Sequence[Any], noise: Noise
+    ) -> None:
+        cell, (B, H) = cell_of(device, kind), state[0].shape
+        self.device = device
+        self.weights = {name: array.copy() for name, array in weights.items()}
+        self.h = state[0]
+        self.early = cell["state_gates"] * H
+        self.late = self.early < self.weights["weight_hh"].shape[0]
+
+        def room(*shape: int) -> Any:
+            return device.empty(shape, self.h.dtype)
+
+        self.arrays = {name: array for name, array in self.weights.items() if name != "weight_ih"}
+        self.arrays |= {"input": room(1, B, cell["gates"] * H), "hidden": room(B, self.early), "zoneout": noise.zoneout}
+        for name, array in zip("hc", state, strict=False):
+            self.arrays |= {f"{name}0": array, f"{name}1": array}
+        if self.late:
+            self.arrays |= {"reset_h": room(B, H), "late": room(B, H)}
+        self.sweep = device.core.Sweep(kind, 1, 1, B, H, False, self.arrays)
+
+    def take(self, x: Any, stream: int) -> None:
+        """Move the state on by x (B, I)."""
+        arrays, weight_hh = self.arrays, self.weights["weight_hh"]
+        self.device.matmul(x, self.weights["weight_ih"].T, out=arrays["input"][0])
+        self.device.matmul(self.h, weight_hh[: self.early].T, out=arrays["hidden"])
+        if self.late:
+            self.sweep.reset_stage(0, stream)
+            self.device.matmul(arrays["reset_h"], weight_hh[self.early :].T, out=arrays["late"])
+        self.sweep.forward(0, stream)
+
+
+class Stream:
+    """Layers with a snapshot of their weights, and their state."""
+
+    def __init__(
+        self, device: Device, kind: str, layers: Sequence[Mapping[str, Any]], batch: int, noise: Noise
+    ) -> None:
+        like = layers[0]["weight_ih"]
+        H, self._inputs = layers[0]["weight_hh"].shape[1], like.shape[1]
+        self._device, self._like, self._batch = device, like, batch
+        states = range(cell_of(device, kind)["states"])
+        self.state = [device.zeros((len(layers), batch, H), like.dtype) for _ in states]
+        self._steps = [
+            Step(device, kind, weights, [state[i] for state in self.state], noise) for i, weights in enumerate(layers)
+        ]
+
+    def stepper(self) -> Callable[[Any, Any], Any]:
+        """Give (x, out) to the last layer's h."""
+        return self._take
+
+    def _take(self, x: Any, out: Any) -> Any:
+        x = float_array(self._device, x, "x")
+        vector = x.ndim == 1 and self._batch == 1
+        x = self._rows(x, "x", vector, self._inputs)
+        h = self._steps[-1].h
+        if out is None:
+            result = self._device.empty(h.shape[vector:], h.dtype)
+            to = result[None] if vector else result
+        else:
+            result = out
+            array = float_array(self._device, out, "out")
+            to = self._rows(array, "out", vector, h.shape[1])
+            for name, other in (("x", x), *(("state", state) for state in self.state)):
+                if overlap(to, other):
+                    raise ValueError(f"out: expected memory of its own, got an overlap with {name}")
+        stream = self._device.launch_stream()
+        for step in self._steps:
+            step.take(x, stream)
+            x = step.h
+        to[...] = h
+        return result
+
+    def _rows(self, array: Any, name: str, vector: bool, width: int) -> Any:
+        check_dtype(array, name, self._like)
+        check_shape(array, name, (width,) if vector else (self._batch, width))
+        check_contiguous(array, name)
+        return array[None] if vector else array
