@@ -18,19 +18,30 @@ from fusedstep._core import build_info, num_threads, set_num_threads
 
 if TYPE_CHECKING:
     from fusedstep import loss
-    from fusedstep.profiler import machine
+    from fusedstep.profiler import machine, profile
 
 __version__: str = build_info()["version"]
 
-__all__ = ["__version__", "build_info", "loss", "machine", "num_threads", "optim", "rnn", "set_num_threads"]
+__all__ = [
+    "__version__",
+    "build_info",
+    "loss",
+    "machine",
+    "num_threads",
+    "optim",
+    "profile",
+    "rnn",
+    "set_num_threads",
+]
+_PROFILER = ("machine", "profile")
 
 
 def __getattr__(name: str) -> Any:
     """Import losses and profiler when they are first asked for: they would be half of the package's import."""
     if name == "loss":
         return importlib.import_module("fusedstep.loss")
-    if name == "machine":
-        return importlib.import_module("fusedstep.profiler").machine
+    if name in _PROFILER:
+        return getattr(importlib.import_module("fusedstep.profiler"), name)
     raise AttributeError(f"module 'fusedstep' has no attribute {name!r}")
 
 

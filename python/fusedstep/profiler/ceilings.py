@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,6 +49,9 @@ class Machine(NamedTuple):
         to another), ``"triad"`` (a sum of two) and ``"update"`` (Adam's bytes without its arithmetic).
     peak : dict
         By dtype, a `Rate` in GFLOP/s: fused multiply-adds on registers, each two FLOPs.
+    call, region : float
+        Seconds of an optimizer's step of one element, which is a call and nothing else, and of a parallel region of all
+        threads that does nothing.
     """
 
     cpu: str
@@ -56,6 +60,8 @@ class Machine(NamedTuple):
     caches: dict[str, int]
     bandwidth: dict[str, dict[str, Rate]]
     peak: dict[str, Rate]
+    call: float
+    region: float
 
     def __str__(self) -> str:
         """Lay out the figures as a table."""
@@ -66,6 +72,11 @@ class Machine(NamedTuple):
             lines.append(f"{level + size:24}" + "".join(f"{_pair(by_stream[stream]):>18}" for stream in STREAMS))
         lines += ["", f"{'GFLOP/s':24}" + "".join(f"{dtype:>18}" for dtype in self.peak)]
         lines.append(f"{'fused multiply-adds':24}" + "".join(f"{_pair(rate):>18}" for rate in self.peak.values()))
+        lines += [
+            "",
+            f"{'a call':24}{self.call * 1e9:15.0f} ns",
+            f"{'a parallel region':24}{self.region * 1e9:15.0f} ns",
+        ]
         return "\n".join(lines)
 
 
@@ -133,7 +144,24 @@ def _measure() -> Machine:
         for level, size in sizes.items()
     }
     peak = {dtype: rate(lambda count, dtype=dtype: _core.fma_peak(dtype, _SECONDS, count)) for dtype in DTYPES}
-    return Machine(_cpu(), _core.build_info()["isa"], threads, caches, bandwidth, peak)
+    region = _core.region(_SECONDS, threads) if threads > 1 else 0.0
+    return Machine(_cpu(), _core.build_info()["isa"], threads, caches, bandwidth, peak, _call(), region)
+
+
+def _call() -> float:
+    """Return the seconds of a step of one element."""
+    p, g, state = (_core.zeros((1,), "float32") for _ in range(3))
+    plan = _core.Plan(None, True)
+    plan.add_group("touch1", [], False, [p], [(state,)])
+    step = plan.stepper()
+    best, repeats = float("inf"), 1000
+    end = time.perf_counter() + _SECONDS
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        for _ in range(repeats):
+            step(g, None, 1.0, False, False)
+        best = min(best, (time.perf_counter() - start) / repeats)
+    return best
 
 
 def _folder() -> Path:
