@@ -1,4 +1,4 @@
-"""``python -m fusedstep info | machine | profile SCRIPT``: what was built, what this machine can do, where time goes."""
+"""``python -m fusedstep info | machine | profile SCRIPT``: what was built, what the machine can do, where time goes."""
 
 import sys
 from collections.abc import Callable, Sequence

@@ -8,6 +8,9 @@ from fusedstep.profiler.record import Profile
 from fusedstep.profiler.report import Line, Report, report
 
 ROWS = 25  # groups of calls; the rest is one row
+WIDTH, WIDE = 150, 110  # columns where the output is no terminal, and from which there is room for rates
+COLUMNS = ("calls", "time", "share", "a call", "GB/s", "GFLOP/s", "of ceiling")
+FEWER = ("calls", "time", "share", "a call", "ceiling")
 COLORS = {BANDWIDTH: "cyan", COMPUTE: "green", OVERHEAD: "yellow"}
 
 
@@ -32,21 +35,23 @@ def show(profile: Profile, file: IO[str] | None, width: int | None, machine: Mac
         raise ImportError("table: expected rich, got none; pip install 'fusedstep[profile]' brings it") from None
     found = report(profile, machine)
     console = Console(file=file, width=width, highlight=False)
+    if width is None and not console.is_terminal:  # a file or a log: as wide as the table is
+        console = Console(file=file, width=WIDTH, highlight=False)
     console.print(_summary(found))
+    wide = console.width >= WIDE
     calls = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     calls.add_column("call")
-    calls.add_column("shape")
-    for title in ("calls", "time", "share", "a call", "GB/s", "GFLOP/s", "of ceiling"):
+    for title in COLUMNS if wide else FEWER:
         calls.add_column(title, justify="right", no_wrap=True)
     calls.add_column("verdict")
     for line in found.lines[:ROWS]:
-        calls.add_row(*_cells(line), style=None)
+        calls.add_row(*_cells(line, wide))
     rest = found.lines[ROWS:]
     if rest:
         seconds = sum(line.group.seconds for line in rest)
         count = sum(line.group.calls for line in rest)
         share = sum(line.share for line in rest)
-        calls.add_row(f"{len(rest)} more", "", f"{count:,}", duration(seconds), f"{share:.0%}")
+        calls.add_row(f"{len(rest)} more", f"{count:,}", duration(seconds), f"{share:.0%}")
     if found.lines:
         console.print(calls)
     if found.ranges:
@@ -74,19 +79,17 @@ def _summary(found: Report) -> str:
     return text
 
 
-def _cells(line: Line) -> list[str]:
+def _cells(line: Line, wide: bool) -> list[str]:
     group, color = line.group, COLORS[line.bounds.verdict]
-    at = f" ({line.bounds.level})" if line.bounds.verdict == BANDWIDTH else ""
+    at = f" ({line.bounds.level})" if line.bounds.verdict == BANDWIDTH and wide else ""
     dtype = "" if group.work.dtype == "float32" else f" {group.work.dtype}"
+    rates = [duration(line.mean), number(line.gigabytes), number(line.gigaflops)]
     return [
-        group.work.title,
-        group.work.shape + dtype,
+        ", ".join(filter(None, (group.work.title, group.work.shape + dtype))),
         f"{group.calls:,}",
         duration(group.seconds),
         f"{line.share:.1%}",
-        duration(line.mean),
-        number(line.gigabytes),
-        number(line.gigaflops),
+        *(rates if wide else rates[:1]),
         f"{line.of_ceiling:.0%}",
-        f"[{color}]{line.bounds.verdict}{at}",
+        f"[{color}]{line.bounds.verdict if wide else line.bounds.verdict.removesuffix('-bound')}{at}",
     ]
