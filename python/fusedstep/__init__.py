@@ -18,13 +18,14 @@ from fusedstep._core import build_info, num_threads, set_num_threads
 
 if TYPE_CHECKING:
     from fusedstep import loss
-    from fusedstep.profiler import machine, profile
+    from fusedstep.profiler import cost, machine, profile
 
 __version__: str = build_info()["version"]
 
 __all__ = [
     "__version__",
     "build_info",
+    "cost",
     "loss",
     "machine",
     "num_threads",
@@ -33,7 +34,7 @@ __all__ = [
     "rnn",
     "set_num_threads",
 ]
-_PROFILER = ("machine", "profile")
+_PROFILER = ("cost", "machine", "profile")
 
 
 def __getattr__(name: str) -> Any:

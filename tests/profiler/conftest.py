@@ -2,6 +2,7 @@
 
 import fusedstep
 import pytest
+from fusedstep.profiler import kernels
 from fusedstep.profiler.ceilings import Rate
 
 
@@ -16,8 +17,9 @@ def machine_of(threads=2):
         caches={"L1": 1 << 15, "L2": 1 << 20, "L3": 1 << 24},
         bandwidth={level: dict.fromkeys(streams, Rate(rate, threads * rate)) for level, rate in levels.items()},
         peak={"float32": Rate(100.0, threads * 100.0), "float64": Rate(50.0, threads * 50.0)},
-        call=200e-9,
         region=1e-6,
+        calls=dict.fromkeys(kernels.CALLS, 200e-9) | {"tensor": 20e-9},
+        rates={"products": 80.0, "functions": 25.0, "roots": 2.0, "norms": 5.0, "packing": 8.0},
     )
 
 

@@ -49,20 +49,16 @@ def advised(*lines, machine, seconds=1.0, outside=0.0):
 
 
 def test_bytes_come_from_the_level_that_holds_the_arrays(machine):
-    for resident, level, rate in (
-        (1 << 15, "L1", 100),
-        (1 << 20, "L2", 50),
-        (1 << 24, "L3", 25),
-        (1 << 25, "memory", 12.5),
-    ):
-        bounds = bounds_of(work_of(cost=Cost(10**6, 1), resident=resident), machine)
+    """Seven eighths of a cache hold them."""
+    for size, level, rate in ((15, "L1", 100), (20, "L2", 50), (24, "L3", 25), (25, "memory", 12.5)):
+        bounds = bounds_of(work_of(cost=Cost(10**6, 1), resident=7 << size >> 3), machine)
         assert (bounds.level, bounds.verdict) == (level, BANDWIDTH)
         assert bounds.seconds == pytest.approx(1e6 / (rate * 1e9))
 
 
 def test_threads_share_the_arrays_and_add_their_rates(machine):
-    one = bounds_of(work_of(cost=Cost(10**6, 1), resident=1 << 21), machine)
-    two = bounds_of(work_of(cost=Cost(10**6, 1), resident=1 << 21, threads=2), machine)
+    one = bounds_of(work_of(cost=Cost(10**6, 1), resident=7 << 18), machine)
+    two = bounds_of(work_of(cost=Cost(10**6, 1), resident=7 << 18, threads=2), machine)
     assert (one.level, two.level) == ("L3", "L2")
     assert one.seconds == pytest.approx(4 * two.seconds)
     assert two.fixed == pytest.approx(one.fixed + machine.region)
@@ -88,7 +84,7 @@ def test_a_call_that_costs_more_than_its_work_is_overhead(machine):
 
 def test_weights_come_from_where_they_fit(machine):
     """Of 2 MB, 1 MB are weights that stay in L1; the rest is in L3."""
-    work = work_of(cost=Cost(2 * 10**6, 1), resident=1 << 24, weights=1 << 15, weights_moved=10**6)
+    work = work_of(cost=Cost(2 * 10**6, 1), resident=7 << 21, weights=7 << 12, weights_moved=10**6)
     assert bounds_of(work, machine).seconds == pytest.approx(1e6 / 100e9 + 1e6 / 25e9)
 
 

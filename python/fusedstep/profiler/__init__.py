@@ -1,6 +1,7 @@
 """What calls cost, against what the machine can do."""
 
 from fusedstep.profiler.ceilings import Machine, machine
+from fusedstep.profiler.estimate import Estimate, Estimates, cost
 from fusedstep.profiler.record import Group, Profile, profile
 
-__all__ = ["Group", "Machine", "Profile", "machine", "profile"]
+__all__ = ["Estimate", "Estimates", "Group", "Machine", "Profile", "cost", "machine", "profile"]

@@ -6,7 +6,9 @@ from fusedstep.profiler.ceilings import MEMORY, Machine, Rate
 from fusedstep.profiler.work import Work
 
 BANDWIDTH, COMPUTE, OVERHEAD = "bandwidth-bound", "compute-bound", "overhead-bound"
+HELD = 7 / 8  # of a cache, by one call's arrays: the stack, code and arguments lie there too
 INT8_PRODUCTS = 4  # of int8 in the place of one of float32
+CALL_OF = {"cell_backward": "cell", "loss_rows": "loss", "custom_loss": "loss"}  # calls that cost about the same
 
 
 class Bounds(NamedTuple):
@@ -15,8 +17,8 @@ class Bounds(NamedTuple):
     Attributes
     ----------
     moving, computing, fixed : float
-        Seconds of its bytes at the bandwidth of the level where its arrays fit, of its FLOPs at the peak, and of a call
-        of no work on as many threads.
+        Seconds of its bytes at the bandwidth of the level where its arrays fit, of its FLOPs at the peak, and of the
+        smallest call of its kind on as many threads.
     level : str
         That level.
     """
@@ -48,8 +50,8 @@ def on_threads(rate: Rate, threads: int, machine: Machine) -> float:
 
 
 def level_of(resident: float, threads: int, machine: Machine) -> str:
-    """Return the smallest cache that holds so many bytes, shared out over the threads; or memory."""
-    return next((level for level, size in machine.caches.items() if resident / threads <= size), MEMORY)
+    """Return the smallest cache that holds so many bytes beside others, shared out over the threads; or memory."""
+    return next((level for level, size in machine.caches.items() if resident / threads <= HELD * size), MEMORY)
 
 
 def bandwidth(level: str, threads: int, machine: Machine) -> float:
@@ -71,5 +73,6 @@ def bounds_of(work: Work, machine: Machine) -> Bounds:
     peak = on_threads(machine.peak[work.dtype], threads, machine) * 1e9
     if "int8" in work.title:
         peak *= INT8_PRODUCTS
-    fixed = machine.call + machine.region * (threads > 1)
+    fixed = machine.calls.get(CALL_OF.get(work.kind, work.kind), machine.calls["optimizer"])
+    fixed += machine.region * (threads > 1)
     return Bounds(moving, work.cost.flops / peak, fixed, near if 2 * weights > work.cost.bytes else level)
