@@ -17,7 +17,7 @@ from fusedstep import optim, rnn
 from fusedstep._core import build_info, num_threads, set_num_threads
 
 if TYPE_CHECKING:
-    from fusedstep import loss
+    from fusedstep import loss, profiler
     from fusedstep.profiler import cost, machine, profile
 
 __version__: str = build_info()["version"]
@@ -31,6 +31,7 @@ __all__ = [
     "num_threads",
     "optim",
     "profile",
+    "profiler",
     "rnn",
     "set_num_threads",
 ]
@@ -39,8 +40,8 @@ _PROFILER = ("cost", "machine", "profile")
 
 def __getattr__(name: str) -> Any:
     """Import losses and profiler when they are first asked for: they would be half of the package's import."""
-    if name == "loss":
-        return importlib.import_module("fusedstep.loss")
+    if name in ("loss", "profiler"):
+        return importlib.import_module(f"fusedstep.{name}")
     if name in _PROFILER:
         return getattr(importlib.import_module("fusedstep.profiler"), name)
     raise AttributeError(f"module 'fusedstep' has no attribute {name!r}")

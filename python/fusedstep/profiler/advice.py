@@ -10,55 +10,78 @@ if TYPE_CHECKING:
     from fusedstep.profiler.report import Line
 
 MANY = 10  # calls from which a pattern is one
-SMALL_SHARE = 0.01  # of the time: not worth a word
+SMALL_SHARE = 0.005  # of the time: not worth a word
 OUTSIDE = 0.3  # of the time, from which it is worth one
-WORTH_THREADS = 20e-6  # seconds of a call on one thread that more threads could share
+NUMPY = " losses and products in NumPy may have a fused form"
+WORTH_THREADS = 100e-6  # seconds of a call on one thread that more threads could share
 
 
 def given(lines: Sequence["Line"], seconds: float, outside: float, machine: Machine) -> Iterator[str]:
-    """Yield what would help, of the calls that take longest first."""
+    """Yield what would help, first what concerns most of the time; each rule once."""
+    found = []
     if seconds and outside / seconds > OUTSIDE:
-        yield (
-            f"{outside / seconds:.0%} of the time is in no fused call: prof.range() and prof.matmul() tell in what, "
-            "and losses and products in NumPy may have a fused form"
-        )
-    said: set[str] = set()
-    for line in lines:
-        if line.share < SMALL_SHARE:
-            continue
-        for rule in RULES:
-            text = rule(line, machine)
-            if text and text not in said:
-                said.add(text)
-                yield text
+        share = outside / seconds
+        text = f"{share:.0%} of the time is in no fused call: prof.range() and prof.matmul() tell in what;{NUMPY}"
+        found.append((share, text))
+    small = [line for line in lines if _alone(line)]
+    spent = sum(line.group.calls for line in small) * machine.calls["optimizer"]  # with what Python does around them
+    if seconds and spent / seconds >= SMALL_SHARE:
+        found.append((spent / seconds, one_list(small)))
+    for rule in RULES:
+        told = [(line, text) for line in lines if line.share >= SMALL_SHARE and (text := rule(line, machine))]
+        if told:
+            (first, text), *others = told
+            titles = dict.fromkeys(line.group.work.title for line, _ in others)
+            titles.pop(first.group.work.title, None)
+            text += f"; likewise {', '.join(titles)}" if titles else ""
+            found.append((sum(line.share for line, _ in told), text))
+    for _, text in sorted(found, key=lambda item: -item[0]):
+        yield text
 
 
-def one_list(line: "Line", _: Machine) -> str | None:
-    """Look for small tensors, a call each."""
-    work, calls = line.group.work, line.group.calls
-    if work.kind != "optimizer" or work.sizes["tensors"] != 1 or line.bounds.verdict != OVERHEAD or calls < MANY:
-        return None
+def _alone(line: "Line") -> bool:
+    """Whether these are many steps of one small tensor."""
+    work = line.group.work
+    one = work.kind == "optimizer" and work.sizes["tensors"] == 1
+    return one and line.bounds.verdict == OVERHEAD and line.group.calls >= MANY
+
+
+def one_list(lines: Sequence["Line"]) -> str:
+    """Tell of small tensors, a call each."""
+    sizes = sorted({line.group.work.sizes["elements"] for line in lines})
+    calls = sum(line.group.calls for line in lines)
+    elements = f"{sizes[0]:,}" + f" to {sizes[-1]:,}" * (len(sizes) > 1)
     return (
-        f"{work.title}: {calls:,} calls of {work.sizes['elements']:,} elements: pass the parameters as one list to one "
+        f"{lines[0].group.work.title}: {calls:,} calls of {elements} elements: pass the parameters as one list to one "
         "optimizer, and their gradients in one step"
     )
 
 
 def whole_sequence(line: "Line", _: Machine) -> str | None:
-    """Look for steps of a cell that a sequence could take at once."""
+    """Look for steps of a cell in training, which a sequence could take at once."""
     work, calls = line.group.work, line.group.calls
-    if work.kind not in ("cell", "cell_backward") or calls < MANY:
+    training = work.kind == "cell_backward" or (work.kind == "cell" and "tape" in work.options)
+    if not training or calls < MANY:
         return None
-    module = "GRU" if "gru" in work.method else "LSTM"
-    if work.kind == "cell_backward" or "tape" in work.options:
-        return (
-            f"{work.title}: {calls:,} steps, a call each: rnn.{module} runs a sequence forward, and backward, in one "
-            "call, with products over all its steps"
-        )
     return (
-        f"{work.title}: {calls:,} steps, a call each: where the inputs are known ahead, rnn.{module} runs them in one "
-        "call; where they are not, its stream() keeps the state"
+        f"{work.title}: {calls:,} steps, a call each: rnn.{_module(line)} runs a sequence forward, and backward, in "
+        "one call, with products over all its steps"
     )
+
+
+def known_ahead(line: "Line", _: Machine) -> str | None:
+    """Look for steps of a cell whose inputs may be known ahead."""
+    work, calls = line.group.work, line.group.calls
+    if work.kind != "cell" or "tape" in work.options or calls < MANY:
+        return None
+    return (
+        f"{work.title}: {calls:,} steps, a call each: where the inputs are known ahead, rnn.{_module(line)} runs them "
+        "in one call; where they are not, its stream() keeps the state"
+    )
+
+
+def _module(line: "Line") -> str:
+    return "GRU" if "gru" in line.group.work.method else "LSTM"
 
 
 def freeze(line: "Line", _: Machine) -> str | None:
@@ -119,9 +142,9 @@ def far_from_ceiling(line: "Line", _: Machine) -> str | None:
 
 
 RULES: tuple[Callable[["Line", Machine], str | None], ...] = (
-    one_list,
-    whole_sequence,
     freeze,
+    whole_sequence,
+    known_ahead,
     lighter_weights,
     narrower,
     more_threads,

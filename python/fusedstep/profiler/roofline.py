@@ -9,7 +9,9 @@ from fusedstep.profiler.ceilings import Machine
 from fusedstep.profiler.record import Profile
 from fusedstep.profiler.report import Line, report
 
-LABELLED = 12  # calls with a number and a line in the legend; the rest are dots
+LABELLED, SMALL = 12, 0.002  # calls with a number and a line below: so many at most, of such a share; the rest are dots
+OFFSETS = ((7, 6), (7, -12), (-14, 6), (-14, -12))  # of numbers, in points: of the first of several close by, and so on
+CLOSE = 0.12  # decades
 COLORS = {BANDWIDTH: "tab:blue", COMPUTE: "tab:green", OVERHEAD: "tab:orange"}
 
 
@@ -25,7 +27,7 @@ def draw(profile: Profile, path: Any, machine: Machine | None) -> None:
     found = report(profile, machine)
     lines = [line for line in found.lines if line.group.work.cost.flops > 0 and line.mean > 0]
     roofs = found.machine
-    named = min(len(lines), LABELLED)
+    named = sum(line.share >= SMALL for line in lines[:LABELLED])
     figure = Figure(figsize=(9, 5.5 + 0.19 * named), layout="constrained")
     axes = figure.subplots()
     x = [line.group.work.cost.flops / line.group.work.cost.bytes for line in lines]
@@ -35,43 +37,43 @@ def draw(profile: Profile, path: Any, machine: Machine | None) -> None:
     for i, line in enumerate(lines):
         size = 30 + 900 * line.share
         axes.scatter(x[i], y[i], s=size, color=COLORS[line.bounds.verdict], alpha=0.75, linewidths=0, zorder=3)
-    _number(axes, x[:LABELLED], y[:LABELLED])
+    _number(axes, x[:named], y[:named])
     axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(min([top / 1e3, *(v / 2 for v in y)]), 2 * top))
     axes.set(xlabel="FLOPs a byte", ylabel="GFLOP/s")
     axes.set_title(f"{roofs.cpu}, {roofs.isa}, threads: {roofs.threads}", fontsize="medium")
     axes.grid(alpha=0.2, which="both")
     handles = [Line2D([], [], color=color, marker="o", linestyle="", label=name) for name, color in COLORS.items()]
-    axes.legend(handles=handles, loc="lower right", title="area: share of the time", fontsize="small")
-    text = "\n".join(f"{i + 1}  {_title(line)}" for i, line in enumerate(lines[:LABELLED]))
-    if len(lines) > LABELLED:
-        text += f"\n{len(lines) - LABELLED} more without a number"
+    axes.legend(
+        handles=handles, loc="lower right", title="area: share of the time; dotted: one thread", fontsize="small"
+    )
+    text = "\n".join(f"{i + 1:2}  {_title(line)}" for i, line in enumerate(lines[:named]))
+    if len(lines) > named:
+        text += f"\n    {len(lines) - named} more, without a number"
     axes.text(0, -0.13, text, transform=axes.transAxes, fontsize="small", va="top", family="monospace")
     figure.savefig(path, dpi=110)
 
 
 def _title(line: Line) -> str:
     work = line.group.work
-    return f"{line.share:4.0%}  {line.of_ceiling:4.0%} of ceiling  {work.title}, {work.shape}"
+    return f"{line.share:5.1%} of the time, {line.of_ceiling:4.0%} of its ceiling  {work.title}, {work.shape}"
 
 
 def _roofs(axes: Any, machine: Machine, dtypes: set[str], low: float, high: float) -> float:
-    """Draw a line for the peak of each dtype and for each level's bandwidth; return the highest peak."""
-    peaks = {dtype: machine.peak[dtype].all for dtype in sorted(dtypes)}
-    top = max(peaks.values())
-    for dtype, peak in peaks.items():
-        axes.plot([low, high], [peak, peak], color="black", linewidth=1, linestyle="-" if peak == top else "--")
-        axes.annotate(
-            f"{dtype}: {peak:,.0f} GFLOP/s",
-            (high, peak),
-            (-4, 3),
-            textcoords="offset points",
-            ha="right",
-            fontsize="small",
-        )
+    """Draw the peak of each dtype and each level's bandwidth, dotted those of one thread; return the highest peak."""
+    top = max(machine.peak[dtype].all for dtype in dtypes)
+    for dtype in sorted(dtypes):
+        peak = machine.peak[dtype]
+        text = f"{dtype}: {peak.all:,.0f} GFLOP/s"
+        if machine.threads > 1:
+            text += f", one thread {peak.one:,.0f}"
+            axes.plot([low, high], [peak.one, peak.one], color="black", linewidth=0.8, linestyle=":")
+        axes.plot([low, high], [peak.all, peak.all], color="black", linewidth=1)
+        axes.annotate(text, (high, peak.all), (-4, 3), textcoords="offset points", ha="right", fontsize="small")
     for level in machine.bandwidth:
-        rate = bandwidth(level, machine.threads, machine) / 1e9
-        ridge = top / rate
-        axes.plot([low, ridge], [low * rate, top], color="grey", linewidth=1)
+        for threads in sorted({1, machine.threads}):
+            rate = bandwidth(level, threads, machine) / 1e9
+            style = "-" if threads == machine.threads else ":"
+            axes.plot([low, top / rate], [low * rate, top], color="grey", linewidth=1, linestyle=style)
         at = low * 1.15
         axes.text(
             at,
@@ -89,9 +91,8 @@ def _roofs(axes: Any, machine: Machine, dtypes: set[str], low: float, high: floa
 def _number(axes: Any, x: list[float], y: list[float]) -> None:
     """Write the points' numbers, each a little apart from those before it that lie close."""
     placed: list[tuple[float, float]] = []
-    for i, point in enumerate(zip(np.log10(x), np.log10(y), strict=True)):
-        near = sum(abs(point[0] - a) < 0.06 and abs(point[1] - b) < 0.06 for a, b in placed)
-        placed.append((float(point[0]), float(point[1])))
-        axes.annotate(
-            str(i + 1), (x[i], y[i]), (7 + 11 * near, 6), textcoords="offset points", fontsize="small", zorder=4
-        )
+    for i, (a, b) in enumerate(zip(np.log10(x), np.log10(y), strict=True)):
+        near = sum(abs(a - c) < CLOSE and abs(b - d) < CLOSE for c, d in placed)
+        placed.append((float(a), float(b)))
+        offset = OFFSETS[near % len(OFFSETS)]
+        axes.annotate(str(i + 1), (x[i], y[i]), offset, textcoords="offset points", fontsize="small", zorder=4)
