@@ -143,6 +143,11 @@ std::atomic<int> chosen_threads{0};
 thread_local int thread_limit = kMaxThreads;
 thread_local int largest = 0;
 
+void note_team(int threads) {
+  if (open_profiles.load(std::memory_order_relaxed)) [[unlikely]]
+    largest = std::max(largest, threads);
+}
+
 void forget_pool() { pool = new Pool; }
 [[maybe_unused]] const int at_fork = pthread_atfork(nullptr, nullptr, forget_pool);
 
@@ -228,11 +233,11 @@ void run_region(int threads, void (*body)(void*, const Team&), void* context) {
     std::unique_lock<std::mutex> lock(pool->busy, std::try_to_lock);
     if (lock) {
       pool->run(threads, body, context);
-      largest = std::max(largest, pool->threads);
+      note_team(pool->threads);
       return;
     }
   }
-  largest = std::max(largest, 1);
+  note_team(1);
   IeeeMode mode;
   body(context, Team{0, 1});
 }

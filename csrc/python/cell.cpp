@@ -157,7 +157,7 @@ py::object forward(const Weights& w, const void* packed, PyObject* x, PyObject* 
     const MaybeReleaseGil release(work > kReleaseGil);
     w.cell->forward(call);
   }
-  if (recording) {
+  if (recording) [[unlikely]] {
     const std::uint32_t bits = (packed ? option::frozen : 0) | (tape ? option::tape : 0);
     recording.add(Kind::cell, w.cell->name, w.dtype, bits | bias_of(w),
                   {std::int64_t(B), std::int64_t(w.I), std::int64_t(H)});
@@ -234,7 +234,7 @@ py::tuple cell_backward(const std::string& kind, const py::dict& weights, const 
     const py::gil_scoped_release release;
     w.cell->backward(call);
   }
-  if (recording)
+  if (recording) [[unlikely]]
     recording.add(Kind::cell_backward, w.cell->name, w.dtype, bias_of(w),
                   {std::int64_t(B), std::int64_t(I), std::int64_t(H)});
   py::dict named;

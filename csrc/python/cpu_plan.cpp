@@ -133,7 +133,8 @@ class Plan {
       }
       if (norm.nonfinite < 0) update_all(segments_, multiplier, options.zero_grads);
     }
-    if (recording) record(recording, options, norm.nonfinite >= 0);
+    if (recording) [[unlikely]]
+      record(recording, options, norm.nonfinite >= 0);
     if (norm.nonfinite >= 0)
       return step_info(PyFloat_FromDouble(norm.norm), Py_NewRef(Py_False),
                        given_.key(present_[std::size_t(norm.nonfinite)]));
@@ -171,7 +172,7 @@ class Plan {
   }
 
   // A record for each rule, dtype and set of hyperparameters that the step had.
-  void record(const Recording& recording, const StepOptions& options, bool skipped) const {
+  [[gnu::noinline, gnu::cold]] void record(const Recording& recording, const StepOptions& options, bool skipped) const {
     struct Part {
       const char* rule;
       Dtype dtype;
@@ -274,7 +275,8 @@ void update(const std::string& rule_name, const std::vector<double>& hyper, doub
     const MaybeReleaseGil release(segment.n > kReleaseGil);
     update_all({segment}, grad_scale, false);
   }
-  if (recording) recording.add(Kind::optimizer, typed.name, arrays[0].dtype, used(hyper), {1, std::int64_t(segment.n)});
+  if (recording) [[unlikely]]
+    recording.add(Kind::optimizer, typed.name, arrays[0].dtype, used(hyper), {1, std::int64_t(segment.n)});
 }
 
 py::dict rules() {

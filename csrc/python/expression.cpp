@@ -125,7 +125,7 @@ class Expression {
       const MaybeReleaseGil release(call.n > kReleaseGil);
       run_expression(loss_table(x.dtype), size_of(x.dtype), call);
     }
-    if (recording) {
+    if (recording) [[unlikely]] {
       std::size_t read = 0, written = 0;
       for (const Operand& input_operand : operands) read += bytes_of(input_operand, x.dtype);
       for (const ExpressionOutput& output : std::span(wanted, outputs.size()))

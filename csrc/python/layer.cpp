@@ -295,7 +295,7 @@ struct Layer : std::enable_shared_from_this<Layer> {
       cell->sweep(all.data(), int(D()), first, std::min(last, steps));
       for (Sweep& sweep : all) std::copy(sweep.out, sweep.out + kMaxStates, sweep.state);
     });
-    if (recording) {
+    if (recording) [[unlikely]] {
       std::uint32_t bits = tape == Tape::none ? 0 : tape == Tape::lean ? option::tape | option::lean : option::tape;
       if (frozen) bits |= option::frozen | std::uint32_t(frozen->storage) << option::storage;
       record(recording, Kind::sequence, bits, shape);
@@ -426,7 +426,7 @@ struct Layer : std::enable_shared_from_this<Layer> {
     run.saved.clear();
     run.statistics.clear();
     run.second_states.clear();
-    if (recording) {
+    if (recording) [[unlikely]] {
       const std::uint32_t bits = (lean ? option::lean : 0) | (dinput.data ? option::dx : 0) |
                                  (dout.data ? option::dy : 0) | (add ? option::add : 0);
       record(recording, Kind::sequence_backward, bits, shape);
@@ -434,7 +434,8 @@ struct Layer : std::enable_shared_from_this<Layer> {
   }
 
  private:
-  void record(const Recording& recording, Kind kind, std::uint32_t bits, const Shape& shape) const {
+  [[gnu::noinline, gnu::cold]] void record(const Recording& recording, Kind kind, std::uint32_t bits,
+                                           const Shape& shape) const {
     const auto number = [](std::size_t n) { return std::int64_t(n); };
     recording.add(
         kind, cell->name, dtype, bits | (directions[0]->data(2) ? option::bias : 0),
@@ -476,7 +477,8 @@ void dropout(const py::array& x, py::array& y, double p, std::uint64_t seed, std
                    {seed, layer, first_step + std::uint32_t(step), first_row + std::uint32_t(row)});
     }
   });
-  if (recording) recording.add(Kind::dropout, "dropout", from.dtype, 0, {std::int64_t(steps * rows * n)});
+  if (recording) [[unlikely]]
+    recording.add(Kind::dropout, "dropout", from.dtype, 0, {std::int64_t(steps * rows * n)});
 }
 
 }  // namespace

@@ -55,7 +55,7 @@ py::object loss_elements(const std::string& name, const std::vector<double>& hyp
     call.scale = divisor == 0 ? 0 : 1 / divisor;
     sum = run_elements(*entry, loss, call, reduction != Reduction::none);
   }
-  if (recording) {
+  if (recording) [[unlikely]] {
     const std::size_t read =
         bytes_of(call.target, x.dtype) + bytes_of(call.weight, x.dtype) + bytes_of(call.pos_weight, x.dtype);
     const std::uint32_t weighted = call.weight.data || call.weight.value != 1 ? option::weight : 0;
@@ -118,7 +118,7 @@ py::object loss_rows(bool softmax, const py::object& input, int axis, const py::
     value_error({"target"}, "expected classes from 0 to " + std::to_string(std::ptrdiff_t(call.C) - 1) +
                                 " or ignore_index (" + std::to_string(ignore_index) + "), got " +
                                 std::to_string(call.index[weights.bad]) + " in row " + std::to_string(weights.bad));
-  if (recording) {
+  if (recording) [[unlikely]] {
     const std::size_t element = size_of(x.dtype);
     const std::size_t read = (call.index ? call.N * sizeof(std::int64_t) : 0) +
                              element * ((call.probabilities ? x.size() : 0) + (call.weight ? call.C : 0) +

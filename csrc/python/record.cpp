@@ -15,7 +15,6 @@
 #include <unordered_map>
 #include <vector>
 
-#include "cpu/team_size.h"
 #include "python/bind.h"
 
 namespace fusedstep::python {

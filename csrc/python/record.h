@@ -4,12 +4,12 @@
 // While no profile is open a call pays for one relaxed load and a branch.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <initializer_list>
 #include <string>
 
 #include "core/dtype.h"
+#include "cpu/team_size.h"
 
 namespace fusedstep::python {
 
@@ -57,8 +57,6 @@ std::uint32_t used(const Numbers& numbers) {
 
 // A name that lives as long as the process.
 const char* kept_name(const std::string& name);
-
-inline std::atomic<int> open_profiles{0};
 
 // A call from here on, if a profile is open. One that fails is not recorded.
 class Recording {

@@ -101,7 +101,7 @@ class Stream {
       for (std::size_t i = 0; i < layers_.size(); ++i) from = advance(i, from);
       std::copy_n(static_cast<const char*>(from), bytes, to);
     }
-    if (recording) {
+    if (recording) [[unlikely]] {
       const std::uint32_t bits = (w.data(2) ? option::bias : 0) | std::uint32_t(storage_) << option::storage;
       recording.add(Kind::stream, w.cell->name, w.dtype, option::frozen | bits,
                     {std::int64_t(batch_), std::int64_t(w.I), std::int64_t(w.H), std::int64_t(w.P),

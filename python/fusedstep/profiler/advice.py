@@ -18,7 +18,7 @@ WORTH_THREADS = 100e-6  # seconds of a call on one thread that more threads coul
 
 def given(lines: Sequence["Line"], seconds: float, outside: float, machine: Machine) -> Iterator[str]:
     """Yield what would help, first what concerns most of the time; each rule once."""
-    found = []
+    found: list[tuple[float, str]] = []
     if seconds and outside / seconds > OUTSIDE:
         share = outside / seconds
         text = f"{share:.0%} of the time is in no fused call: prof.range() and prof.matmul() tell in what;{NUMPY}"
@@ -28,7 +28,7 @@ def given(lines: Sequence["Line"], seconds: float, outside: float, machine: Mach
     if seconds and spent / seconds >= SMALL_SHARE:
         found.append((spent / seconds, one_list(small)))
     for rule in RULES:
-        told = [(line, text) for line in lines if line.share >= SMALL_SHARE and (text := rule(line, machine))]
+        told = [(line, advice) for line in lines if line.share >= SMALL_SHARE and (advice := rule(line, machine))]
         if told:
             (first, text), *others = told
             titles = dict.fromkeys(line.group.work.title for line, _ in others)

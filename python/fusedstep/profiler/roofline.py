@@ -10,8 +10,8 @@ from fusedstep.profiler.record import Profile
 from fusedstep.profiler.report import Line, report
 
 LABELLED, SMALL = 12, 0.002  # calls with a number and a line below: so many at most, of such a share; the rest are dots
-OFFSETS = ((7, 6), (7, -12), (-14, 6), (-14, -12))  # of numbers, in points: of the first of several close by, and so on
-CLOSE = 0.12  # decades
+OFFSETS = ((9, -3), (-15, -3), (9, 7), (-15, 7))  # of numbers, in points: of the first of several close by, and so on
+CLOSE = 0.06  # decades
 COLORS = {BANDWIDTH: "tab:blue", COMPUTE: "tab:green", OVERHEAD: "tab:orange"}
 
 
