@@ -88,7 +88,7 @@ def test_every_way_computes_the_same():
             np.testing.assert_allclose(a, b, 1e-3, 1e-5, err_msg=str(way))
 
 
-def test_advice_is_taken_until_no_remedy_is_left(capsys):
+def test_advice_is_taken_until_no_remedy_is_left():
     small = {"epochs": 1, "hidden": 8, "batch": 8, "seed": 0}
     seen = []
     stages = bottleneck.improve(**small, on_stage=seen.append)

@@ -8,7 +8,7 @@ import pytest
 from fusedstep._cost import Cost
 from fusedstep.profiler import advice
 from fusedstep.profiler.bounds import BANDWIDTH, COMPUTE, OVERHEAD, bounds_of
-from fusedstep.profiler.record import Group
+from fusedstep.profiler.groups import Group
 from fusedstep.profiler.report import Line
 from fusedstep.profiler.work import Work
 
@@ -129,7 +129,7 @@ def test_steps_are_to_be_sequences_and_frozen(machine):
 def test_frozen_steps_of_few_rows_are_to_have_lighter_weights(machine):
     stream = {**CELL, "kind": "stream", "options": ("frozen",)}
     assert "bfloat16 or int8" in advised(line_of(machine, **stream), machine=machine)
-    assert advised(line_of(machine, **stream | {"title": "lstm stream, int8"}), machine=machine) == ""
+    assert advised(line_of(machine, **stream | {"options": ("frozen", "int8")}), machine=machine) == ""
     busy = {**stream, "cost": Cost(100_000, 10**9)}
     assert advised(line_of(machine, **busy), machine=machine) == ""
 

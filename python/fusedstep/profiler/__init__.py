@@ -2,6 +2,7 @@
 
 from fusedstep.profiler.ceilings import Machine, machine
 from fusedstep.profiler.estimate import Estimate, Estimates, cost
-from fusedstep.profiler.record import Group, Profile, profile
+from fusedstep.profiler.groups import Group
+from fusedstep.profiler.record import Profile, profile
 
 __all__ = ["Estimate", "Estimates", "Group", "Machine", "Profile", "cost", "machine", "profile"]

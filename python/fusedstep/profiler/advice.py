@@ -96,7 +96,7 @@ def lighter_weights(line: "Line", _: Machine) -> str | None:
     """Look for steps that wait for their weights."""
     work = line.group.work
     waits = line.bounds.verdict == BANDWIDTH and 2 * work.weights_moved > work.cost.bytes
-    if not waits or work.itemsize != 4 or "bfloat16" in work.title or "int8" in work.title:
+    if not waits or work.itemsize != 4 or {"bfloat16", "int8"} & set(work.options):
         return None
     rows = f"{work.sizes['B']} row{'s' * (work.sizes['B'] != 1)}"
     if work.kind == "stream" or "frozen" in work.options:

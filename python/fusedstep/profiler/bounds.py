@@ -71,7 +71,7 @@ def bounds_of(work: Work, machine: Machine) -> Bounds:
     moving = weights / bandwidth(near, threads, machine)
     moving += (work.cost.bytes - weights) / bandwidth(level, threads, machine)
     peak = on_threads(machine.peak[work.dtype], threads, machine) * 1e9
-    if "int8" in work.title:
+    if "int8" in work.options:
         peak *= INT8_PRODUCTS
     fixed = machine.calls.get(CALL_OF.get(work.kind, work.kind), machine.calls["optimizer"])
     fixed += machine.region * (threads > 1)

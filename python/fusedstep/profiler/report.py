@@ -9,7 +9,8 @@ from fusedstep._array import Array
 from fusedstep.profiler import advice
 from fusedstep.profiler.bounds import Bounds, bounds_of
 from fusedstep.profiler.ceilings import Machine, machine
-from fusedstep.profiler.record import RANGE, Group, Profile
+from fusedstep.profiler.groups import RANGE, Group
+from fusedstep.profiler.record import Profile
 from fusedstep.profiler.work import MORE
 
 

@@ -10,7 +10,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from fusedstep.profiler.record import FIELDS, RANGE, Profile
+from fusedstep.profiler.groups import FIELDS, RANGE
+from fusedstep.profiler.record import Profile
 from fusedstep.profiler.work import KINDS, Work, decoded
 
 

@@ -48,7 +48,7 @@ class Work(NamedTuple):
     threads : int
         That it ran on.
     options : tuple of str
-        "frozen", "tape", "lean", "norm", "zero" and the like.
+        "frozen", "tape", "lean", "norm", "int8" and the like.
     """
 
     kind: str
@@ -157,8 +157,9 @@ def _sequence(kind: str, method: str, dtype: str, n: list[int], options: int, th
         sizes["P"] = P
     if D > 1:
         sizes["D"] = D
-    title = f"{method} sequence" + " backward" * backward
-    title += "".join(f", {name}" for name in (*chosen, *([s.storage] if s.storage != "same" else [])))
+    if s.storage != "same":
+        chosen = (*chosen, s.storage)
+    title = ", ".join((f"{method} sequence" + " backward" * backward, *chosen))
     varied = f", {pairs:,} pairs" if pairs != steps * B else ""
     resident = cost.bytes - max(steps - 1, 0) * again
     return Work(
@@ -186,7 +187,8 @@ def _stream(kind: str, method: str, dtype: str, n: list[int], options: int, thre
     upper = s._replace(I=P)
     weights = (s.input_weights + s.state_weights) + (layers - 1) * (upper.input_weights + upper.state_weights)
     moved = weights * s.weight_itemsize
-    return Work(kind, method, dtype, title, _shape(sizes), sizes, cost, cost.bytes, moved, moved, threads, ("frozen",))
+    chosen = ("frozen", s.storage) if s.storage != "same" else ("frozen",)
+    return Work(kind, method, dtype, title, _shape(sizes), sizes, cost, cost.bytes, moved, moved, threads, chosen)
 
 
 def _loss(kind: str, method: str, dtype: str, n: list[int], options: int, threads: int) -> Work:
