@@ -1,5 +1,6 @@
 #include "python/record.h"
 
+#include <pthread.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -50,10 +51,12 @@ struct Log {
   std::deque<Call> calls;
   std::int64_t dropped = 0;
 };
-Log& log() {
-  static Log* const one = new Log;  // threads may outlive the module
-  return *one;
-}
+// Threads may outlive the module. Replaced in a forked child, where the lock may be held by a thread that is not there:
+// the child records its own calls.
+Log* the_log = new Log;
+Log& log() { return *the_log; }
+void forget_log() { the_log = new Log; }
+[[maybe_unused]] const int at_fork = pthread_atfork(nullptr, nullptr, forget_log);
 
 std::int64_t now() {
   using Nanoseconds = std::chrono::duration<std::int64_t, std::nano>;

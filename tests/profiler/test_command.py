@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytest.importorskip("rich", reason="rich is not installed: the tables need it")
+
 SCRIPT = """
 import sys
 import numpy as np

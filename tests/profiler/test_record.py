@@ -271,6 +271,26 @@ def test_profiles_open_and_close_while_others_step():
     _core.close_record()
 
 
+def test_a_forked_child_records_its_own_calls():
+    code = """if True:
+        import os
+        import numpy as np
+        import fusedstep
+        opt = fusedstep.optim.Adam(np.ones(3))
+        with fusedstep.profile() as prof:
+            opt.step(np.ones(3))
+            pid = os.fork()
+            if pid == 0:
+                opt.step(np.ones(3))
+                (group,) = prof.groups()
+                os._exit(group.calls - 1)
+            assert os.waitpid(pid, 0)[1] == 0
+        (group,) = prof.groups()
+        assert group.calls == 1
+    """
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 # Ranges and products.
 
 

@@ -14,6 +14,8 @@ from fusedstep.profiler.work import Work
 
 from tests.profiler.conftest import machine_of
 
+pytest.importorskip("rich", reason="rich is not installed: the tables need it")
+
 
 def work_of(**options):
     """A call of which everything that does not matter is left out."""
