@@ -2,9 +2,8 @@
 //
 // A panel holds, for every k, `Gates::count` vectors side by side: the gates of the same hidden units, or plain
 // columns. Rows are packed too, kBlock values of k at a time, so that a block of them lies in consecutive cache lines.
-// The accumulators of a block (many rows × one panel, or one row × many panels) wait in `partial`, in L1, from one
-// k-block to the next; so a panel is read once from L2 for a whole block of rows, and neither the tile, the k-block nor
-// the thread count shows in the bits.
+// The accumulators of a block (many rows × one panel, or one row × many panels) wait in `partial` from one k-block to
+// the next, and neither the tile, the k-block nor the thread count shows in the bits.
 //   partial: (rows, panels, A, lanes)      panel: (K, count, lanes)      panels lie `stride` apart
 #pragma once
 
@@ -35,8 +34,13 @@ inline constexpr int kTileRows = tile_rows<C>();
 // Panels that one row passes at once: at least 8 independent chains, as many as two units of four cycles' latency need.
 template <int C>
 inline constexpr int kTilePanels = C > 0 ? (8 + C - 1) / C : 0;
-inline constexpr std::size_t kRowBlock = 96;  // rows that share a pass over a panel: their accumulators stay in L1
-inline constexpr std::size_t kBlock = 16384 / (4 * kVectorBytes);  // k that share a pass: 16 KiB of a panel stay in L1
+inline constexpr std::size_t kRowBlock = 96;  // rows that share a pass over a panel: it stays in L2
+// k that share a pass, 2 KiB of a row: a tile's rows stay in L1, and the panel comes from L2, a third as fast as it
+// could. Rows 4 KiB apart would fall into the same cache sets; shorter blocks visit the accumulators more often.
+template <class T>
+inline constexpr std::size_t kBlock = 2048 / sizeof(T);
+// k that are packed on the way and used at once: 16 KiB of a panel stay in L1.
+inline constexpr std::size_t kPackBlock = 16384 / (4 * kVectorBytes);
 
 // Where, in `partial`, a product's accumulators lie. Known at run time: cells share the tiles.
 template <int C>
@@ -149,49 +153,42 @@ template <int A, class Gates, class T, class Source>
 void accumulate(std::size_t rows, std::size_t panels, T* partial, const T* a, std::size_t K, const Source& source,
                 std::size_t packed_rows, Sum kind = Sum::chain) {
   constexpr std::size_t R = kTileRows<Gates::count>, P = kTilePanels<Gates::count>, N = Vec<T>::size;
-  const std::size_t tiles = (rows + R - 1) / R, lines = tiles ? (Source::lines + tiles - 1) / tiles : 0;
-  static_assert(kBlock % kSumBlock == 0 && kSumPass % kBlock == 0);
+  static_assert(kBlock<T> % Source::block == 0 && Source::block % kSumBlock == 0 && kSumPass % kBlock<T> == 0);
   const auto places = Places<Gates::count>::template among<Gates>(A, N);
-  const bool alone = packed_rows == 1;
-  const std::size_t block = alone && Source::packed ? std::max<std::size_t>(K, 1) : kBlock;
+  const bool alone = packed_rows == 1;  // its blocks lie side by side
+  const std::size_t row_block = alone && Source::packed ? std::max<std::size_t>(K, 1) : kBlock<T>,
+                    block = alone && Source::packed ? row_block : Source::block, tiles = (rows + R - 1) / R;
   for (std::size_t k = 0; k < K; k += block) {
-    const std::size_t ks = std::min(block, K - k), chain = kind == Sum::chain ? ks : kSumBlock;
+    const std::size_t from = k / row_block * row_block, row_ks = std::min(row_block, K - from),
+                      ks = std::min(block, K - k), chain = kind == Sum::chain ? ks : kSumBlock;
+    const T* const rows_of_a = a + packed_rows * from + (k - from);
     const auto* const panel = source(k, ks);
     if (alone)
       for (std::size_t first = 0; first < panels; first += P)
         for (std::size_t i = 0; i < ks; i += chain)
-          tile_of<1, P>(kind, 1, std::min(P, panels - first), partial + first * A * N, panels, places, a + k + i, 0,
+          tile_of<1, P>(kind, 1, std::min(P, panels - first), partial + first * A * N, panels, places, rows_of_a + i, 0,
                         panel + first * source.stride + i * Source::width, source.stride, std::min(chain, ks - i));
     else
-      // Tiles of nearly equal size: none with too few chains in flight. Each asks for its share of the next k-block.
+      // Tiles of nearly equal size: none with too few chains in flight.
       for (std::size_t t = 0, row = 0; t < tiles; ++t) {
         const std::size_t some = rows / tiles + (t < rows % tiles);
-        source.prefetch(k + block, t * lines, std::min<std::size_t>((t + 1) * lines, Source::lines));
         for (std::size_t i = 0; i < ks; i += chain)
-          tile_of<R, 1>(kind, some, 1, partial + row * A * N, 1, places, a + packed_rows * k + row * ks + i, ks,
+          tile_of<R, 1>(kind, some, 1, partial + row * A * N, 1, places, rows_of_a + row * row_ks + i, row_ks,
                         panel + i * Source::width, 0, std::min(chain, ks - i));
         row += some;
       }
   }
 }
 
-inline constexpr std::size_t kLine = 64;  // bytes
-
 // Panels that lie packed, `stride` apart; in bfloat16 two values of k alternate, lane by lane: source(k, ks) is the
-// first one from k on. What follows its last k-block is the next product's panel, so prefetching runs on into it.
+// first one from k on.
 template <class Gates, class T, class S = T>
 struct PackedPanels {
   static constexpr bool packed = true;
   const S* panel;
   std::size_t stride;
-  static constexpr std::size_t width = Gates::count * Vec<T>::size;
-  static constexpr std::size_t lines = kBlock * width * sizeof(S) / kLine;
+  static constexpr std::size_t width = Gates::count * Vec<T>::size, block = kBlock<T>;
   const S* operator()(std::size_t k, std::size_t) const { return panel + k * width; }
-  // Asks for lines first … last-1 of a k-block to be brought to L2.
-  void prefetch(std::size_t k, std::size_t first, std::size_t last) const {
-    const char* const block = reinterpret_cast<const char*>(panel + k * width);
-    for (; first < last; ++first) __builtin_prefetch(block + first * kLine, 0, 2);
-  }
 };
 
 // The square of vectors in `v`, transposed in place, exchanging blocks of 1, 2, 4, … lanes (Eklundh 1972).
@@ -217,8 +214,8 @@ FN void transpose(Vec<T>* v) {
 // Rows of K elements, row i at row(i), in k-blocks of consecutive rows; zeros where row(i) is null.
 template <class T, class Row>
 void pack_each_row(std::size_t rows, std::size_t K, T* to, Row row) {
-  for (std::size_t k = 0; k < K; k += kBlock) {
-    const std::size_t ks = std::min(kBlock, K - k);
+  for (std::size_t k = 0; k < K; k += kBlock<T>) {
+    const std::size_t ks = std::min(kBlock<T>, K - k);
     for (std::size_t i = 0; i < rows; ++i, to += ks) {
       if (const T* const from = row(i))
         std::copy_n(from + k, ks, to);
@@ -239,8 +236,8 @@ const T* pack_rows(const T* a, std::size_t row_stride, std::size_t k_stride, std
   }
   constexpr std::size_t N = Vec<T>::size;
   T* to = room;
-  for (std::size_t k = 0; k < K; k += kBlock) {
-    const std::size_t ks = std::min(kBlock, K - k);
+  for (std::size_t k = 0; k < K; k += kBlock<T>) {
+    const std::size_t ks = std::min(kBlock<T>, K - k);
     const T* const from = a + k * k_stride;
     // Squares of vectors where rows lie side by side; one by one what is left.
     const std::size_t whole_rows = row_stride == 1 ? rows / N * N : 0, whole_ks = ks / N * N;
@@ -324,22 +321,13 @@ void accumulate_row(T* partial, const T* a, const T* w, std::size_t H, std::size
 template <class Gates, class T>
 struct PackingPanel {
   static constexpr bool packed = false;
-  static constexpr std::size_t stride = 0, width = Gates::count * Vec<T>::size;
+  static constexpr std::size_t stride = 0, width = Gates::count * Vec<T>::size, block = kPackBlock;
   const T* w;
   std::size_t H, ld, unit;
   T* room;
   const T* operator()(std::size_t k, std::size_t ks) const {
     pack_transposed<Gates>(w + k, H, ld, unit, ks, room);
     return room;
-  }
-  // Row by row; a k-block of a row may begin within a line.
-  static constexpr std::size_t row_lines = kBlock * sizeof(T) / kLine, lines = Gates::count * Vec<T>::size * row_lines;
-  void prefetch(std::size_t k, std::size_t first, std::size_t last) const {
-    for (; first < last; ++first) {
-      const std::size_t row = first / row_lines, at = k + first % row_lines * (kLine / sizeof(T));
-      const std::size_t gate = row / Vec<T>::size, lane = row % Vec<T>::size;
-      if (at < ld && unit + lane < H) __builtin_prefetch(w + ((Gates::first + gate) * H + unit + lane) * ld + at, 0, 2);
-    }
   }
 };
 
@@ -399,7 +387,7 @@ constexpr std::size_t columns_size(std::size_t K, std::size_t N) {
 template <class T>
 struct ColumnPanel {
   static constexpr bool packed = false;
-  static constexpr std::size_t stride = 0, lines = 0, L = Vec<T>::size, width = kColumns<T>;
+  static constexpr std::size_t stride = 0, L = Vec<T>::size, width = kColumns<T>, block = kPackBlock;
   const T* b;
   std::size_t ld, columns;  // ≤ width
   T* room;
@@ -409,7 +397,6 @@ struct ColumnPanel {
         store(room + i * width + j, j < columns ? load_some<T>(b + (k + i) * ld + j, columns - j) : Vec<T>(T(0)));
     return room;
   }
-  void prefetch(std::size_t, std::size_t, std::size_t) const {}
 };
 
 // A row-major one, its panels copied on the way.
@@ -417,7 +404,7 @@ template <class T>
 struct RowMajor {
   const T* b;
   std::size_t ld, N;
-  static constexpr std::size_t room = kBlock * kColumns<T>;
+  static constexpr std::size_t room = kPackBlock * kColumns<T>;
   ColumnPanel<T> panel(std::size_t p, std::size_t k, T* to) const {
     return {b + k * ld + p * kColumns<T>, ld, std::min(kColumns<T>, N - p * kColumns<T>), to};
   }

@@ -85,8 +85,8 @@ struct RowBlocks {
   // Element k, a multiple of a vector's width, of the row `row` of the block from `first` on.
   template <class T>
   T* at(T* packed, std::size_t first, std::size_t rows, std::size_t row, std::size_t k) const {
-    const std::size_t block = k / kBlock * kBlock;
-    return packed + first * K + rows * block + row * std::min(kBlock, K - block) + (k - block);
+    const std::size_t block = k / kBlock<T> * kBlock<T>;
+    return packed + first * K + rows * block + row * std::min(kBlock<T>, K - block) + (k - block);
   }
 };
 

@@ -108,9 +108,9 @@ void pack_panel(const T* w, std::size_t H, std::size_t unit, std::size_t K, Stor
   if constexpr (std::is_same_v<T, float>)
     if (storage == Storage::int8) return pack_codes<Gates>(w, H, unit, K, to);
   constexpr std::size_t width = Gates::count * Vec<T>::size;
-  T* const room = as<T>(scratch(kBlock * width * sizeof(T)));
-  for (std::size_t k = 0; k < K; k += kBlock) {
-    const std::size_t ks = std::min(kBlock, K - k);
+  T* const room = as<T>(scratch(kPackBlock * width * sizeof(T)));
+  for (std::size_t k = 0; k < K; k += kPackBlock) {
+    const std::size_t ks = std::min(kPackBlock, K - k);
     pack_transposed<Gates>(w + k, H, K, unit, ks, room);
     BFloat16* const narrow = reinterpret_cast<BFloat16*>(to) + k * width;
     for (std::size_t i = 0; i < ks; ++i)
@@ -177,7 +177,7 @@ class Panels {
  public:
   // How many of them are passed at once.
   static std::size_t group(const CellWeights& w, std::size_t rows) { return rows == 1 && w.packed ? kGroup<Cell> : 1; }
-  static constexpr std::size_t kRoom = Layout<Cell>::kStart + kBlock * 4 * Layout<Cell>::N;
+  static constexpr std::size_t kRoom = Layout<Cell>::kStart + kPackBlock * 4 * Layout<Cell>::N;
 
   Panels(const CellWeights& w, const Layout<Cell>& layout, std::size_t first, std::size_t panels, T* room)
       : w_(w), layout_(layout), first_(first), panels_(panels), room_(room) {
