@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fusedstep import _core
+from fusedstep._cost import SIGMOID
 
 RATES = ("products", "functions", "roots", "norms", "packing")
 CALLS = ("optimizer", "tensor", "cell", "stream", "sequence", "sequence_backward", "loss")
@@ -70,7 +71,7 @@ def rates(seconds: float, scale: float) -> dict[str, float]:
     frozen = seconds_of(lambda: cell(row, state, out=new), seconds)
     return {
         "products": 2 * 4 * WIDTH * 2 * WIDTH * ROWS / seconds_of(lambda: stream.step(x, out), seconds) / 1e9,
-        "functions": 28 * values.size / seconds_of(lambda: _core.math("sigmoid", values), seconds) / 1e9,
+        "functions": SIGMOID * values.size / seconds_of(lambda: _core.math("sigmoid", values), seconds) / 1e9,
         "roots": elements / plain / scale / 1e9,
         "norms": elements / max(checked - plain, 1e-9) / scale / 1e9,
         "packing": 8 * PACKED_WIDTH**2 / max(unfrozen - frozen, 1e-9) / 1e9,
