@@ -51,3 +51,18 @@ def cross_entropy(x: Any, y: Any) -> Any:
 
 # Value and gradient, in the dtype of their arguments.
 NUMPY: dict[str, Callable[..., Any]] = {f.__name__: f for f in (cauchy, welsch, expectile, log_cosh, cross_entropy)}
+
+# The same for numexpr, of p, t, n = p.size and constants: a number with a point in the text would promote to float64.
+NUMEXPR: dict[str, tuple[str, str]] = {
+    "cauchy": ("2 * log1p(((p - t) / 2) ** 2)", "(p - t) / (1 + ((p - t) / 2) ** 2) / n"),
+    "welsch": (
+        "2 * (1 - exp(-((p - t) / c) ** 2 / 2))",
+        "2 / c * ((p - t) / c) * exp(-((p - t) / c) ** 2 / 2) / n",
+    ),
+    "expectile": (
+        "where(p > t, a, b) * (sqrt(1 + (p - t) ** 2) - 1)",
+        "where(p > t, a, b) * (p - t) / sqrt(1 + (p - t) ** 2) / n",
+    ),
+    "log_cosh": ("abs(p - t) + log1p(exp(-2 * abs(p - t))) - c", "tanh(p - t) / n"),
+}
+NUMEXPR_CONSTANTS = {"welsch": {"c": 1.4}, "expectile": {"a": 0.3, "b": 0.7}, "log_cosh": {"c": 0.6931472}}

@@ -22,6 +22,7 @@ COLORS = {
     "thinc": "#8172b3",
     "onnxruntime": "#55a868",
     "optax": "#d4a72c",
+    "numexpr": "#937860",
     "graph": "#4d4d4d",
     "torch_foreach": "#e9a691",
     "torch_graph": "#a34428",

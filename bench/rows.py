@@ -107,6 +107,7 @@ STREAMS = (
 
 
 LOSS_PEERS = ("numpy", "torch")
+CUSTOM_PEERS = (*LOSS_PEERS, "numexpr")
 COMPILED = ("compiled",)
 CUSTOM_TARGETS = {"numpy": 1 / 5, "torch": 1 / 8, "ceiling": 1 / 0.5}
 
@@ -120,7 +121,7 @@ LOSSES = (
         )
     ),
     *(
-        LossCase(name, LOSS_PEERS, shape=MILLION[0], targets=CUSTOM_TARGETS, every=True, full_peers=COMPILED)
+        LossCase(name, CUSTOM_PEERS, shape=MILLION[0], targets=CUSTOM_TARGETS, every=True, full_peers=COMPILED)
         for name in losses.CUSTOM
     ),
 )

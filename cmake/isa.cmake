@@ -18,7 +18,7 @@ function(fusedstep_add_isa name vector_bytes)
     add_library(${kernels} OBJECT csrc/cpu/kernels.cpp csrc/cpu/loss_kernels.cpp)
     target_link_libraries(${kernels} PRIVATE fusedstep_options)
     target_compile_definitions(${kernels} PRIVATE ISA=${name} SCALAR=${scalar} FUSEDSTEP_VECTOR_BYTES=${vector_bytes})
-    # -Wno-psabi: no vector crosses a function boundary that is not inlined.
+    # -Wno-psabi: a vector that crosses a function boundary stays within its instruction set.
     target_compile_options(${kernels} PRIVATE ${kernel_optimization} -Wno-psabi -fno-exceptions ${ARGN})
     list(APPEND FUSEDSTEP_KERNEL_OBJECTS $<TARGET_OBJECTS:${kernels}>)
   endforeach()

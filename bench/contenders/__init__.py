@@ -39,6 +39,7 @@ CONTENDERS = {
     "numpy": Entry("NumPy"),
     "torch": Entry("torch", ("torch",), ("cpu", "cuda")),
     "compiled": Entry("torch.compile", ("torch",)),
+    "numexpr": Entry("numexpr", ("numexpr",)),
     "torch_foreach": Entry("torch foreach", ("torch",), ("cuda",)),
     "torch_graph": Entry("torch as a graph", ("torch",), ("cuda",)),
     "elementwise": Entry("CuPy Elementwise", ("cupy",), ("cuda",)),

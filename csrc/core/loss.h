@@ -82,7 +82,8 @@ enum class Op : std::uint8_t {
   log1p,
   tanh,
   sigmoid,
-  softplus,
+  decay,              // e^−|a|
+  log1p_of_positive,  // of a ≥ 0
   logical_not,
   sum,     // of each row's elements
   expand,  // a row's value to each of its elements
@@ -99,6 +100,8 @@ enum class Op : std::uint8_t {
   not_equal,
   logical_and,
   logical_or,
+  softplus_of,  // softplus(a) and σ(a) of b = e^−|a|, which both are made of
+  sigmoid_of,
   // of three
   where,
   multiply_add,       // a·b + c
@@ -118,8 +121,10 @@ struct Instruction {
 
 struct ExpressionOutput {
   bool rows;
-  void* data;    // (n) or (rows); or null
-  double* sums;  // one for each block; or null
+  void* data;         // (n) or (rows), the first one being element or row `first`; or null
+  double* sums;       // one for each block; or null
+  std::size_t first;  // 0 where `data` holds all
+  const Operand* to;  // doubles that are broadcast to the (n) elements, each of which is added to its own; or null
 };
 
 // Slots: inputs; uniforms; registers; outputs.
@@ -148,6 +153,8 @@ struct LossTable {
   int n_losses;
   RowsLoss cross_entropy, nll;
   void (*expression)(const ExpressionCall& call, std::size_t begin, std::size_t end);  // blocks
+  // Adds elements [begin, begin + n) to the doubles `to` that are broadcast to all elements, in ascending order.
+  void (*add)(const void* from, std::size_t begin, std::size_t n, const Operand& to);
 };
 
 const LossTable& loss_table(Dtype dtype);

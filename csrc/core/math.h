@@ -46,7 +46,7 @@ struct MathConstants<float> {
   static constexpr float ln2 = 0x1.62e430p-1f, ln2_rest = -0x1.05c610p-29f;
   // e^x is 0 below exp_min and inf above exp_max.
   static constexpr float exp_min = -104, exp_max = 89;
-  static constexpr float exp_normal = -0x1.5d589ep+6f;  // e^x is no less than the smallest normal number
+  static constexpr float exp_none = -88.2f;  // log2 of e^x rounds to −127, and pow2_of_raised gives 0
   // Minimax on [-ln2/2, ln2/2]: r + r²·g(r) is within 2^-33.0 of e^r − 1, relative to e^r.
   static constexpr std::array g = {0x1p-1f,        0x1.555554p-3f,  0x1.5554e2p-5f,
                                    0x1.11129ep-7f, 0x1.6d5530p-10f, 0x1.9f1eb8p-13f};
@@ -63,7 +63,7 @@ struct MathConstants<double> {
   static constexpr double log2e = 0x1.71547652b82fep+0;
   static constexpr double ln2 = 0x1.62e42fefa39efp-1, ln2_rest = 0x1.abc9e3b39803fp-56;
   static constexpr double exp_min = -746, exp_max = 710;
-  static constexpr double exp_normal = -0x1.6232bdd7abcd2p+9;
+  static constexpr double exp_none = -709.2;
   // Minimax on [-ln2/2, ln2/2]: within 2^-60.2, as above.
   static constexpr std::array g = {0x1p-1,
                                    0x1.555555555555bp-3,
@@ -97,11 +97,10 @@ FN V at_most(V x, typename V::Scalar high) {
   return select(x > V(high), V(high), x);
 }
 
-// The integer nearest to a·b, in one rounding and one operation less than round(a * b).
+// kMagic and the integer nearest to a·b, in one rounding.
 template <class V>
-FN V nearest_product(V a, typename V::Scalar b) {
-  const V magic(kMagic<typename V::Scalar>);
-  return fma(a, V(b), magic) - magic;
+FN V raised_product(V a, typename V::Scalar b) {
+  return fma(a, V(b), V(kMagic<typename V::Scalar>));
 }
 
 // c[0] + c[1]·x + …: pairs, then Horner's rule in x², which halves the chain.
@@ -115,14 +114,15 @@ FN V polynomial(V x, const std::array<typename V::Scalar, n>& c) {
   return sum;
 }
 
-// k·x = n·ln2 + r and q = e^r − 1. `parts` of ln2: one leaves an error of n·ln2_rest in r.
+// k·x = n·ln2 + r and q = e^r − 1, with n + kMagic. `parts` of ln2: one leaves an error of n·ln2_rest in r.
 template <int k, int parts, class V>
 struct ReducedExp {
-  V n, q;
+  V raised, n, q;
   FN explicit ReducedExp(V x) {
     using T = typename V::Scalar;
     using Constants = MathConstants<T>;
-    n = nearest_product(x, k * Constants::log2e);
+    raised = raised_product(x, k * Constants::log2e);
+    n = raised - V(kMagic<T>);
     V r = fma(n, V(-Constants::ln2), V(T(k)) * x);
     if constexpr (parts == 2) r = fma(n, V(-Constants::ln2_rest), r);
     constexpr auto g = Constants::g;  // device code may read the values of a class's array, not the array
@@ -135,18 +135,16 @@ template <class V>
 FN V exp(V x) {
   using Constants = MathConstants<typename V::Scalar>;
   const ReducedExp<1, 2, V> e(at_least(at_most(x, Constants::exp_max), Constants::exp_min));
-  const V m = nearest_product(e.n, 0.5), scale = pow2(m);
+  const V half = raised_product(e.n, 0.5), m = half - V(kMagic<typename V::Scalar>), scale = pow2_of_raised(half);
   return fma(scale, e.q, scale) * pow2(e.n - m);
 }
 
-// e^x of x ≤ 0, where what would be subnormal may be 0: two thirds of the work.
+// e^x of x ≤ 0, where what is less than 2^-126 (2^-1022) may be 0: three fifths of the work.
 template <class V>
 FN V exp_of_negative(V x) {
-  using T = typename V::Scalar;
-  const V low(MathConstants<T>::exp_normal);
-  const ReducedExp<1, 2, V> e(at_least(x, MathConstants<T>::exp_normal));
-  const V scale = pow2(e.n);
-  return select(x < low, V(T(0)), fma(scale, e.q, scale));
+  const ReducedExp<1, 2, V> e(at_least(x, MathConstants<typename V::Scalar>::exp_none));
+  const V scale = pow2_of_raised(e.raised);
+  return fma(scale, e.q, scale);
 }
 
 // Numerator and denominator carry a factor 2^-64: 2ⁿ alone overflows where σ is subnormal.
@@ -154,7 +152,7 @@ template <class V>
 FN V sigmoid(V x) {
   using T = typename V::Scalar;
   const ReducedExp<-1, 2, V> e(at_least(at_most(x, kSigmoidMax), MathConstants<T>::exp_min));
-  const V one = T(0x1p-64), scale = pow2(e.n - V(T(64)));
+  const V one = T(0x1p-64), scale = pow2_of_raised<-64>(e.raised);
   return one / fma(scale, e.q, one + scale);
 }
 
@@ -163,22 +161,27 @@ template <class V>
 FN V tanh(V x) {
   using T = typename V::Scalar;
   const ReducedExp<-2, 1, V> e(at_most(abs(x), kTanhMax));
-  const V one = T(1), scale = pow2(e.n);
+  const V one = T(1), scale = pow2_of_raised(e.raised);
   return copysign(fma(-scale, e.q, one - scale), x) / fma(scale, e.q, one + scale);
 }
 
-// log(x) + rest for a small rest, for positive x that are normal and finite, their exponent less `raised`.
+// log((1 + f)·2^k) + rest for a small rest, √½ ≤ 1 + f < √2.
 template <class V>
-FN V normal_log(V x, V rest, V raised) {
+FN V log_of_parts(V f, V k, V rest) {
   using T = typename V::Scalar;
   using Constants = MathConstants<T>;
-  V k;
-  const V f = split(x, k) - V(T(1));
-  k = k - raised;
   const V s = f / (V(T(2)) + f), z = s * s, half_square = V(T(0.5)) * f * f;
   constexpr auto p = Constants::p;
   const V low = fma(s, half_square + z * polynomial(z, p), fma(k, V(Constants::ln2_low), rest));
   return fma(k, V(Constants::ln2_high), f - (half_square - low));
+}
+
+// log(u + c) for positive u that are normal and finite, c less than an ULP of u.
+template <class V>
+FN V log_of_sum(V u, V c) {
+  V k;
+  const V f = split(u, k) - V(typename V::Scalar(1));
+  return log_of_parts(f, k, c / u);
 }
 
 // `y` where x is positive and finite; the logarithm's limits elsewhere.
@@ -198,22 +201,37 @@ FN V log(V x) {
   const V zero(T(0));
   const auto subnormal = x < V(std::numeric_limits<T>::min());
   const V normal = select(subnormal, x * V(T(1ull << Constants::raised)), x);
-  return with_log_limits(x, normal_log(normal, zero, select(subnormal, V(T(Constants::raised)), zero)));
+  V k;
+  const V f = split(normal, k) - V(T(1));
+  return with_log_limits(x, log_of_parts(f, k - select(subnormal, V(T(Constants::raised)), zero), zero));
+}
+
+// What 1 + x, rounded to u, leaves out: Knuth, "The Art of Computer Programming" 2, section 4.2.2, theorem B.
+template <class V>
+FN V rest_of_successor(V x, V u) {
+  const V one(typename V::Scalar(1)), b = u - one;
+  return (one - (u - b)) + (x - b);
 }
 
 template <class V>
 FN V log1p(V x) {
-  using T = typename V::Scalar;
-  const V one = T(1), u = one + x, c = select(x < one, x - (u - one), one - (u - x));
-  return select(u == one, x, with_log_limits(u, normal_log(u, c / u, V(T(0)))));
+  const V one(typename V::Scalar(1)), u = one + x;
+  return select(u == one, x, with_log_limits(u, log_of_sum(u, rest_of_successor(x, u))));
 }
 
-// log(1 + x) of x in [0, 1]: what log1p gives, without its limits. NaN gives anything.
+// The same for x that are not negative; −0 gives 0.
+template <class V>
+FN V log1p_of_positive(V x) {
+  using T = typename V::Scalar;
+  const V u = V(T(1)) + x;
+  return select(u < V(std::numeric_limits<T>::infinity()), log_of_sum(u, rest_of_successor(x, u)), u);
+}
+
+// The same for x in [0, 1]. NaN gives anything.
 template <class V>
 FN V log1p_of_unit(V x) {
-  using T = typename V::Scalar;
-  const V one = T(1), u = one + x, c = x - (u - one);
-  return select(u == one, x, normal_log(u, c / u, V(T(0))));
+  const V one(typename V::Scalar(1)), u = one + x;
+  return log_of_sum(u, x - (u - one));
 }
 
 template <class V>

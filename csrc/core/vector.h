@@ -68,14 +68,18 @@ FN V round(V a) {
   const V magic(kMagic<typename V::Scalar>);
   return (a + magic) - magic;
 }
-// 2^n for integral n in the range of normal exponents.
-template <Vector V>
-FN V pow2(V n) {
+// 2^(n + shift) of n + kMagic, an integer, in the range of normal exponents; 0 one below.
+template <int shift = 0, Vector V>
+FN V pow2_of_raised(V raised) {
   using T = typename V::Scalar;
   const V magic(kMagic<T>);
-  const auto integer = to_bits(n + magic) - to_bits(magic);
+  const auto integer = to_bits(raised) - to_bits(magic);
   constexpr int mantissa = sizeof(T) == 4 ? 23 : 52, bias = sizeof(T) == 4 ? 127 : 1023;
-  return from_bits<V>((integer + bias) << mantissa);
+  return from_bits<V>((integer + (bias + shift)) << mantissa);
+}
+template <Vector V>
+FN V pow2(V n) {
+  return pow2_of_raised(n + V(kMagic<typename V::Scalar>));
 }
 
 // x = 2^k·m with √½ ≤ m < √2, for positive x in the range of normal exponents: returns m. The sign of others is left

@@ -1,4 +1,5 @@
-// The machine that runs custom losses: every instruction is a loop over a chunk that stays in L1.
+// The machine that runs custom losses: chunks that stay in L1, each through all instructions, a group of vectors at a
+// time (steps.h); sums of rows and their expansion are loops of their own over a chunk.
 #pragma once
 
 #include <algorithm>
@@ -6,95 +7,13 @@
 #include <cstring>
 
 #include "core/loss.h"
-#include "core/math.h"
 #include "cpu/operand.h"
 #include "cpu/simd.h"
+#include "cpu/steps.h"
 #include "cpu/sums.h"
 #include "cpu/threads.h"
-#include "loss/l1.h"
 
 namespace fusedstep::ISA {
-
-template <Op op, class V>
-FN V apply(V a, [[maybe_unused]] V b, [[maybe_unused]] V c) {
-  const V zero(typename V::Scalar(0)), one(typename V::Scalar(1));
-  const auto truth = [&](auto mask) __attribute__((always_inline)) { return select(mask, one, zero); };
-  if constexpr (op == Op::copy) return a;
-  if constexpr (op == Op::negative) return -a;
-  if constexpr (op == Op::absolute) return abs(a);
-  if constexpr (op == Op::sign) return sign(a);
-  if constexpr (op == Op::sqrt) return sqrt(a);
-  if constexpr (op == Op::exp) return exp(a);
-  if constexpr (op == Op::log) return log(a);
-  if constexpr (op == Op::log1p) return log1p(a);
-  if constexpr (op == Op::tanh) return tanh(a);
-  if constexpr (op == Op::sigmoid) return sigmoid(a);
-  if constexpr (op == Op::softplus) return softplus(a);
-  if constexpr (op == Op::logical_not) return truth(a == zero);
-  if constexpr (op == Op::add) return a + b;
-  if constexpr (op == Op::subtract) return a - b;
-  if constexpr (op == Op::multiply) return a * b;
-  if constexpr (op == Op::divide) return a / b;
-  if constexpr (op == Op::minimum) return min(a, b);
-  if constexpr (op == Op::maximum) return max(a, b);
-  if constexpr (op == Op::less) return truth(a < b);
-  if constexpr (op == Op::less_equal) return truth(a <= b);
-  if constexpr (op == Op::equal) return truth(a == b);
-  if constexpr (op == Op::not_equal) return truth(a != b);
-  if constexpr (op == Op::logical_and) return truth((a != zero) & (b != zero));
-  if constexpr (op == Op::logical_or) return truth((a != zero) | (b != zero));
-  if constexpr (op == Op::where) return select(a != zero, b, c);
-  if constexpr (op == Op::multiply_add) return fma(a, b, c);
-  if constexpr (op == Op::multiply_subtract) return fma(a, b, -c);
-  if constexpr (op == Op::subtract_multiply) return fma(-a, b, c);
-}
-
-// n elements, up to the next multiple of a vector.
-template <Op op, class T, int uniform>
-void loop(T* to, const T* a, const T* b, const T* c, std::size_t n) {
-  using V = Vec<T>;
-  constexpr int operands = arity(op);
-  const V first = uniform & 1 ? load<T>(a) : V(), second = uniform & 2 ? load<T>(b) : V(),
-          third = uniform & 4 ? load<T>(c) : V();
-  for (std::size_t at = 0; at < n; at += V::size)
-    store(to + at, apply<op>(uniform & 1 ? first : load<T>(a + at),
-                             operands < 2  ? V()
-                             : uniform & 2 ? second
-                                           : load<T>(b + at),
-                             operands < 3  ? V()
-                             : uniform & 4 ? third
-                                           : load<T>(c + at)));
-}
-
-template <class T>
-using Loop = void (*)(T* to, const T* a, const T* b, const T* c, std::size_t n);
-
-// By op and by which operands are uniform, the first one's bit lowest; never all of them, but for a copy.
-template <class T>
-struct Loops {
-  Loop<T> of[kOps][8] = {};
-
-  constexpr Loops() { fill(std::make_integer_sequence<int, kOps>{}); }
-
- private:
-  template <int... op>
-  constexpr void fill(std::integer_sequence<int, op...>) {
-    (fill_one<Op(op)>(), ...);
-  }
-  template <Op op>
-  constexpr void fill_one() {
-    if constexpr (op != Op::sum && op != Op::expand) {
-      Loop<T>* const row = of[int(op)];
-      row[0] = loop<op, T, 0>;
-      if constexpr (op == Op::copy) row[1] = loop<op, T, 1>;
-      if constexpr (arity(op) >= 2) row[1] = loop<op, T, 1>, row[2] = loop<op, T, 2>;
-      if constexpr (arity(op) == 3)
-        row[3] = loop<op, T, 3>, row[4] = loop<op, T, 4>, row[5] = loop<op, T, 5>, row[6] = loop<op, T, 6>;
-    }
-  }
-};
-template <class T>
-inline constexpr Loops<T> loops;
 
 template <class T>
 void sum_rows(T* to, const T* from, std::size_t rows, std::size_t C) {
@@ -109,10 +28,105 @@ void expand_rows(T* to, const T* from, std::size_t rows, std::size_t C) {
   for (std::size_t r = 0; r < rows; ++r) std::fill_n(to + r * C, C, from[r]);
 }
 
+// Where the next chunk's results go: their lines are fetched while a chunk is worked on, which takes 0.85 of the time.
+// (What is read next is there without: the hardware sees it coming.)
+template <class T>
+class Ahead {
+ public:
+  void add(T* to) { to_[n_++] = to; }
+  FN void fetch(std::size_t at) const {
+    for (int i = 0; i < n_; ++i)
+      for (std::size_t j = 0; j < kGroup<T>; j += 64 / sizeof(T)) __builtin_prefetch(to_[i] + at + j, 1);
+  }
+
+ private:
+  T* to_[kMaxOutputs];
+  int n_ = 0;
+};
+
+// The instructions as steps, and after each run of them, until a loop over rows or the end, an end of steps. Slots are
+// numbered as ExpressionCall has them.
+template <class T>
+class Steps {
+ public:
+  static std::size_t bytes(int n_code) { return std::size_t(n_code) * (2 * sizeof(Step<T>) + 1) + alignof(Step<T>); }
+
+  // memory: bytes(call.n_code), aligned as a Step.
+  Steps(const ExpressionCall& call, int first_output, char* memory)
+      : call_(call), steps_(reinterpret_cast<Step<T>*>(memory)), held_(memory + 2 * call.n_code * sizeof(Step<T>)) {
+    for (int i = 0; i < call.n_code; ++i) {
+      const Instruction& in = call.code[i];
+      int held = 0;
+      if (i > 0 && together(i - 1, i))
+        for (int j = 0; j < arity(in.op); ++j) held |= (in.from[j] == call.code[i - 1].to) << j;
+      held_[i] = char(runs<T>.of[int(in.op)][held][0] ? held : held & -held);  // of several, perhaps the first alone
+    }
+    Step<T>* step = steps_;
+    for (int i = 0; i < call.n_code; ++i) {
+      const Instruction& in = call.code[i];
+      if (in.op == Op::sum || in.op == Op::expand) continue;
+      *step = {runs<T>.of[int(in.op)][int(held_[i])][kept(i, first_output)], nullptr, {}, {}};
+      for (int j = 0; j < 3; ++j) step->mask[j] = in.uniform[j] ? 0 : ~std::size_t(0);
+      ++step;
+      if (i + 1 == call.n_code || !together(i, i + 1)) *step++ = {end_of_steps<T>, nullptr, {}, {}};
+    }
+  }
+
+  // All instructions for one chunk of n elements in so many rows.
+  void run(T* const* slot, std::size_t n, std::size_t rows, const Ahead<T>& ahead) {
+    Step<T>* step = steps_;
+    for (int i = 0; i < call_.n_code; ++i) {
+      const Instruction& in = call_.code[i];
+      if (in.op == Op::sum) {
+        sum_rows(slot[in.to], slot[in.from[0]], rows, call_.C);
+      } else if (in.op == Op::expand) {
+        expand_rows(slot[in.to], slot[in.from[0]], rows, call_.C);
+      } else {
+        Step<T>* const first = step;
+        for (;; ++i) {
+          const Instruction& own = call_.code[i];
+          step->to = slot[own.to];
+          for (int j = 0; j < arity(own.op); ++j) step->from[j] = slot[own.from[j]];
+          if ((++step)->run == end_of_steps<T>) break;
+        }
+        ++step;
+        const bool whole = first == steps_ && !in.rows;
+        for (std::size_t at = 0, end = in.rows ? rows : n; at < end; at += kGroup<T>) {
+          if (whole) ahead.fetch(at);
+          first->run(first, at, Vec<T>(), Vec<T>(), Vec<T>(), Vec<T>());
+        }
+      }
+    }
+  }
+
+ private:
+  // Whether instruction j, the one after i, is a step after its step.
+  bool together(int i, int j) const {
+    const Instruction &a = call_.code[i], &b = call_.code[j];
+    const auto loops = [](Op op) { return op == Op::sum || op == Op::expand; };
+    return !loops(a.op) && !loops(b.op) && a.rows == b.rows;
+  }
+  // Whether another than the next step reads what instruction i computes, or it is an output.
+  bool kept(int i, int first_output) const {
+    const int to = call_.code[i].to;
+    if (to >= first_output) return true;
+    for (int j = i + 1; j < call_.n_code; ++j) {
+      const Instruction& in = call_.code[j];
+      for (int k = 0; k < arity(in.op); ++k)
+        if (in.from[k] == to && !(j == i + 1 && held_[j] >> k & 1)) return true;
+      if (in.to == to) return false;
+    }
+    return false;
+  }
+
+  const ExpressionCall& call_;
+  Step<T>* const steps_;
+  char* const held_;  // (n_code)
+};
+
 template <class T>
 void evaluate(const ExpressionCall& call, std::size_t begin, std::size_t end) {
-  constexpr std::size_t kLine = 64 / sizeof(T);  // elements of the widest vector
-  const auto whole = [](std::size_t n) { return (n + kLine - 1) / kLine * kLine; };
+  const auto whole = [](std::size_t n) { return (n + kGroup<T> - 1) / kGroup<T> * kGroup<T>; };
   const std::size_t block_size = expression_block(call.by_row, call.C, sizeof(T));
   const std::size_t chunk = call.by_row ? block_size : kChunkBytes / sizeof(T);
   const std::size_t room_of_chunk = whole(chunk),
@@ -123,16 +137,18 @@ void evaluate(const ExpressionCall& call, std::size_t begin, std::size_t end) {
   // A register holds elements or rows. Inputs and outputs have room of their own for what is broadcast or ends a chunk
   // within a vector.
   // Slots are not a multiple of 4 KiB apart: a load would wait for the store before it that looks alike.
-  const std::size_t room_of_slot = std::max(room_of_chunk, room_of_rows) + kLine;
+  const std::size_t room_of_slot = std::max(room_of_chunk, room_of_rows) + std::max<std::size_t>(kGroup<T>, 16);
   const std::size_t bytes = std::size_t(n_slots) * (sizeof(T*) + room_of_slot * sizeof(T)) + 64;
-  char* const memory = static_cast<char*>(scratch(bytes));
+  char* const memory = static_cast<char*>(scratch(bytes + Steps<T>::bytes(call.n_code)));
   T** const slot = reinterpret_cast<T**>(memory);
   T* const room = reinterpret_cast<T*>(memory + (std::size_t(n_slots) * sizeof(T*) + 63) / 64 * 64);
   const auto own = [&](int i) { return room + std::size_t(i) * room_of_slot; };
   for (int i = 0; i < n_slots; ++i) slot[i] = own(i);
-  for (int i = 0; i < call.n_uniforms; ++i) std::fill_n(slot[first_uniform + i], kLine, T(call.uniforms[i]));
+  for (int i = 0; i < call.n_uniforms; ++i) std::fill_n(slot[first_uniform + i], kGroup<T>, T(call.uniforms[i]));
   for (int i = 0; i < first_uniform; ++i)
     if (uniform(call.inputs[i])) elements_of(call.inputs[i], 0, room_of_slot, slot[i]);
+
+  Steps<T> steps(call, first_output, memory + bytes);
 
   for (std::size_t block = begin; block < end; ++block) {
     Sum sums[kMaxOutputs];
@@ -143,30 +159,24 @@ void evaluate(const ExpressionCall& call, std::size_t begin, std::size_t end) {
       for (int i = 0; i < first_uniform; ++i) {
         if (uniform(call.inputs[i])) continue;
         const T* const from = elements_of(call.inputs[i], first, n, own(i));
-        if (from != own(i) && n % kLine != 0) std::memcpy(own(i), from, n * sizeof(T));
-        slot[i] = n % kLine != 0 ? own(i) : const_cast<T*>(from);
+        if (from != own(i) && n % kGroup<T> != 0) std::memcpy(own(i), from, n * sizeof(T));
+        slot[i] = n % kGroup<T> != 0 ? own(i) : const_cast<T*>(from);
       }
       for (int i = 0; i < call.n_outputs; ++i) {
         const ExpressionOutput& output = call.outputs[i];
-        const std::size_t size = output.rows ? rows : n, at = output.rows ? row : first;
+        const std::size_t size = output.rows ? rows : n, at = (output.rows ? row : first) - output.first;
         slot[first_output + i] =
-            output.data && size % kLine == 0 ? static_cast<T*>(output.data) + at : own(first_output + i);
+            output.data && size % kGroup<T> == 0 ? static_cast<T*>(output.data) + at : own(first_output + i);
       }
-      for (int i = 0; i < call.n_code; ++i) {
-        const Instruction& in = call.code[i];
-        T* const to = slot[in.to];
-        const T* const a = slot[in.from[0]];
-        if (in.op == Op::sum)
-          sum_rows(to, a, rows, call.C);
-        else if (in.op == Op::expand)
-          expand_rows(to, a, rows, call.C);
-        else
-          loops<T>.of[int(in.op)][in.uniform[0] + 2 * in.uniform[1] + 4 * in.uniform[2]](
-              to, a, slot[in.from[1]], slot[in.from[2]], in.rows ? rows : n);
-      }
+      Ahead<T> ahead;
+      for (int i = 0; i < call.n_outputs; ++i)
+        if (T* const to = slot[first_output + i];
+            to != own(first_output + i) && first + n < last && !call.outputs[i].rows)
+          ahead.add(to + n);
+      steps.run(slot, n, rows, ahead);
       for (int i = 0; i < call.n_outputs; ++i) {
         const ExpressionOutput& output = call.outputs[i];
-        const std::size_t size = output.rows ? rows : n, at = output.rows ? row : first;
+        const std::size_t size = output.rows ? rows : n, at = (output.rows ? row : first) - output.first;
         const T* const from = slot[first_output + i];
         if (output.sums) sums[i].add(from, size);
         if (output.data && from == own(first_output + i))

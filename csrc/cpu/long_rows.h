@@ -9,6 +9,7 @@
 
 #include "core/loss.h"
 #include "core/math.h"
+#include "cpu/fold.h"
 #include "cpu/row_block.h"
 #include "cpu/simd.h"
 #include "cpu/threads.h"
@@ -76,31 +77,33 @@ struct Softmax {
     return rule.mass(probabilities ? take(t, at, end, whole, zero) : zero, weight);
   }
 
-  template <class F>
-  static FN T folded(const V (&lanes)[k], F f) {
-    T x[kRowLanes];
-    for (int i = 0; i < k; ++i) store(x + i * V::size, lanes[i]);
-    for (int half = kRowLanes / 2; half; half /= 2)
-      for (int j = 0; j < half; ++j) x[j] = f(x[j], x[j + half]);
-    return x[0];
+  static FN T total(const V (&lanes)[k]) {
+    return folded(lanes, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
+  }
+
+  // A part's maximum. Four vectors at a time: their order does not show.
+  T highest(std::size_t p, const T* x) const {
+    const std::size_t begin = p * kRowPart, end = std::min(C, begin + kRowPart);
+    constexpr int m = 4;
+    V top[m];
+    for (V& lane : top) lane = V(std::numeric_limits<T>::lowest());
+    std::size_t at = begin;
+    for (; at + m * V::size <= end; at += m * V::size)
+      unroll<m>([&](auto i) __attribute__((always_inline)) { top[i] = larger(load<T>(x + at + i * V::size), top[i]); });
+    for (; at < end; at += V::size)
+      top[0] = larger(take(x, at, end, std::false_type{}, V(-std::numeric_limits<T>::infinity())), top[0]);
+    return folded(top, [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; });
   }
 
   // t (C) and w (C) where they are read; e of this part.
   void part(std::size_t p, const T* x, const T* t, const T* w, T* e) const {
     const std::size_t begin = p * kRowPart, end = std::min(C, begin + kRowPart);
-    const V low(-std::numeric_limits<T>::infinity()), zero(T(0));
-    V top[k], sums[k], highs[k], masses[k], rests[k];
-    for (int i = 0; i < k; ++i)
-      top[i] = V(std::numeric_limits<T>::lowest()), sums[i] = highs[i] = masses[i] = rests[i] = zero;
-    for_vectors(begin, end, [&](auto i, std::size_t at, auto whole) __attribute__((always_inline)) {
-      const V v = take(x, at, end, whole, low);
-      top[i] = larger(v, top[i]);
-    });
-    const T highest = folded(top, [](T a, T b) { return a > b ? a : b; });
-    const V m(highest);
+    const V low(-std::numeric_limits<T>::infinity()), zero(T(0)), m = T(max[p]);
+    V small[k], all[k], masses[k], rests[k];
+    for (int i = 0; i < k; ++i) small[i] = all[i] = masses[i] = rests[i] = zero;
     for_vectors(begin, end, [&](auto i, std::size_t at, auto whole) __attribute__((always_inline)) {
       const V distance = take(x, at, end, whole, low) - m, v = exp_of_negative(distance);
-      split_sum(distance, v, sums[i], highs[i]);
+      split_sum(distance, v, small[i], all[i]);
       if constexpr (dense) {
         const V q = mass_of(t, w, at, end, whole);
         masses[i] = masses[i] + q;
@@ -108,15 +111,19 @@ struct Softmax {
       }
       put(e, at - begin, end - begin, whole, v);
     });
-    max[p] = double(highest);
-    constexpr auto plus = [](T a, T b) { return a + b; };
-    sum[p] = double(folded(highs, plus)) + double(folded(sums, plus));
-    if constexpr (dense) mass[p] = double(folded(masses, plus)), rest[p] = double(folded(rests, plus));
+    sum[p] = joined_sum(total(small), total(all));
+    if constexpr (dense) mass[p] = double(total(masses)), rest[p] = double(total(rests));
   }
 
   // e (C), or one part's where no gradient is wanted.
   RowStatistics pass(const T* x, const T* t, const T* w, T* e, bool keep) {
-    for (std::size_t p = 0; p < parts; ++p) part(p, x, t, w, keep ? e + p * kRowPart : e);
+    // The maxima of some parts, in L1, before the rest: the ends of one part's pass wait behind the next one's.
+    constexpr std::size_t kGroup = 4;
+    for (std::size_t first = 0; first < parts; first += kGroup) {
+      const std::size_t last = std::min(parts, first + kGroup);
+      for (std::size_t p = first; p < last; ++p) max[p] = double(highest(p, x));
+      for (std::size_t p = first; p < last; ++p) part(p, x, t, w, keep ? e + p * kRowPart : e);
+    }
     if (parts == 1) {
       factor[0] = 1;
       return {max[0], sum[0], mass[0], rest[0]};

@@ -1,6 +1,8 @@
 #include "cpu/loss.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <memory>
 #include <vector>
 
 #include "cpu/threads.h"
@@ -8,6 +10,7 @@
 namespace fusedstep {
 namespace {
 
+constexpr std::size_t kPart = 1 << 17;  // elements of what is added to broadcast doubles: a part at a time, in L2
 constexpr std::size_t kElementsPerThread = 8192;  // some microseconds of work; less is not worth waking a thread
 
 // f(begin, end) over shares of the blocks.
@@ -63,19 +66,34 @@ double run_rows(RowsLoss loss, RowsCall call, bool sum) {
 }
 
 void run_expression(const LossTable& table, std::size_t element, ExpressionCall call) {
-  const std::size_t blocks = blocks_of(call.n, expression_block(call.by_row, call.C, element));
+  const std::size_t block = expression_block(call.by_row, call.C, element), blocks = blocks_of(call.n, block);
   ExpressionOutput outputs[kMaxOutputs];
   std::vector<double> sums;
+  std::size_t step = blocks;
   std::copy_n(call.outputs, call.n_outputs, outputs);
   sums.reserve(blocks * std::size_t(call.n_outputs));
+  std::vector<std::unique_ptr<std::byte[]>> parts;
   for (int i = 0; i < call.n_outputs; ++i) {
-    if (!outputs[i].sums) continue;
-    outputs[i].sums = sums.data() + sums.size();
-    sums.resize(sums.size() + blocks);
+    if (outputs[i].sums) {
+      outputs[i].sums = sums.data() + sums.size();
+      sums.resize(sums.size() + blocks);
+    }
+    if (outputs[i].to) {
+      step = std::min(blocks, std::max<std::size_t>(kPart / block, 1));
+      parts.push_back(std::make_unique_for_overwrite<std::byte[]>(step * block * element));
+      outputs[i].data = parts.back().get();
+    }
   }
   const ExpressionOutput* const wanted = call.outputs;
   call.outputs = outputs;
-  for_blocks(blocks, call.n, [&](std::size_t begin, std::size_t end) { table.expression(call, begin, end); });
+  for (std::size_t at = 0; at < blocks; at += step) {
+    const std::size_t first = at * block, end = std::min(blocks, at + step), n = std::min(call.n, end * block) - first;
+    for (int i = 0; i < call.n_outputs; ++i)
+      if (outputs[i].to) outputs[i].first = first;
+    for_blocks(end - at, n, [&](std::size_t b, std::size_t e) { table.expression(call, at + b, at + e); });
+    for (int i = 0; i < call.n_outputs; ++i)
+      if (outputs[i].to) table.add(outputs[i].data, first, n, *outputs[i].to);
+  }
   for (int i = 0; i < call.n_outputs; ++i)
     if (wanted[i].sums) *wanted[i].sums = total_of(outputs[i].sums, blocks);
 }
@@ -84,7 +102,7 @@ double sum_of(const LossTable& table, const Operand& operand, std::size_t n) {
   if (!operand.data) return operand.value * double(n);
   double sum = 0;
   const Instruction copy{Op::copy, false, {}, 1, {0, 0, 0}};
-  const ExpressionOutput output{false, nullptr, &sum};
+  const ExpressionOutput output{.rows = false, .data = nullptr, .sums = &sum, .first = 0, .to = nullptr};
   const std::size_t element = &table == &loss_table(Dtype::f32) ? 4 : 8;
   run_expression(table, element,
                  {.n = n,

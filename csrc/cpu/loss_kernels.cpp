@@ -29,6 +29,7 @@ const LossTable FUSEDSTEP_LOSSES = {.losses = losses.data(),
                                     .n_losses = int(losses.size()),
                                     .cross_entropy = cross_entropy<T>,
                                     .nll = nll<T>,
-                                    .expression = evaluate<T>};
+                                    .expression = evaluate<T>,
+                                    .add = add_elements<T>};
 
 }  // namespace fusedstep::ISA

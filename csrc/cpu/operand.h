@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "core/loss.h"
+#include "cpu/sums.h"
 
 namespace fusedstep::ISA {
 
@@ -22,6 +23,34 @@ void copy(const S* from, std::ptrdiff_t stride, std::size_t count, T* to) {
     for (std::size_t i = 0; i < count; ++i) to[i] = T(from[std::ptrdiff_t(i) * stride]);
 }
 
+// f(at, stride, done, count) for runs of elements [begin, begin + n): `count` elements, of which `done` went before,
+// lie `stride` apart from `at` on.
+template <class F>
+void for_runs(const Operand& operand, std::size_t begin, std::size_t n, F f) {
+  const int last = operand.nd - 1;
+  std::size_t index[kMaxDims];
+  std::ptrdiff_t at = 0;
+  for (int d = last; d >= 0; --d) {
+    index[d] = begin % operand.shape[d];
+    begin /= operand.shape[d];
+    at += std::ptrdiff_t(index[d]) * operand.stride[d];
+  }
+  for (std::size_t done = 0;;) {
+    const std::size_t count = std::min(n - done, operand.shape[last] - index[last]);
+    f(at, operand.stride[last], done, count);
+    done += count;
+    if (done == n) return;
+    at -= std::ptrdiff_t(index[last]) * operand.stride[last];
+    index[last] = 0;
+    for (int d = last - 1; d >= 0; --d) {
+      at += operand.stride[d];
+      if (++index[d] < operand.shape[d]) break;
+      at -= std::ptrdiff_t(operand.shape[d]) * operand.stride[d];
+      index[d] = 0;
+    }
+  }
+}
+
 // Elements [begin, begin + n): where they lie, or their copy in `buffer`.
 template <class T>
 const T* elements_of(const Operand& operand, std::size_t begin, std::size_t n, T* buffer) {
@@ -32,15 +61,7 @@ const T* elements_of(const Operand& operand, std::size_t begin, std::size_t n, T
   const int last = operand.nd - 1;
   if (operand.element == Element::same && last == 0 && operand.stride[0] == 1)
     return static_cast<const T*>(operand.data) + begin;
-  std::size_t index[kMaxDims];
-  std::ptrdiff_t at = 0;
-  for (int d = last; d >= 0; --d) {
-    index[d] = begin % operand.shape[d];
-    begin /= operand.shape[d];
-    at += std::ptrdiff_t(index[d]) * operand.stride[d];
-  }
-  const auto run = [&](std::size_t count, T* to) {
-    const std::ptrdiff_t stride = operand.stride[last];
+  const auto run = [&](std::ptrdiff_t at, std::ptrdiff_t stride, std::size_t count, T* to) {
     switch (operand.element) {
       case Element::same:
         return copy(static_cast<const T*>(operand.data) + at, stride, count, to);
@@ -52,20 +73,26 @@ const T* elements_of(const Operand& operand, std::size_t begin, std::size_t n, T
         return copy(static_cast<const std::uint8_t*>(operand.data) + at, stride, count, to);
     }
   };
-  for (std::size_t done = 0;;) {
-    const std::size_t count = std::min(n - done, operand.shape[last] - index[last]);
-    run(count, buffer + done);
-    done += count;
-    if (done == n) return buffer;
-    at -= std::ptrdiff_t(index[last]) * operand.stride[last];
-    index[last] = 0;
-    for (int d = last - 1; d >= 0; --d) {
-      at += operand.stride[d];
-      if (++index[d] < operand.shape[d]) break;
-      at -= std::ptrdiff_t(operand.shape[d]) * operand.stride[d];
-      index[d] = 0;
+  for_runs(operand, begin, n, [&](std::ptrdiff_t at, std::ptrdiff_t stride, std::size_t done, std::size_t count) {
+    run(at, stride, count, buffer + done);
+  });
+  return buffer;
+}
+
+// Adds elements [begin, begin + n) to the doubles that are broadcast to all of them, in an order that n alone decides.
+template <class T>
+void add_elements(const void* elements, std::size_t begin, std::size_t n, const Operand& operand) {
+  const T* const from = static_cast<const T*>(elements);
+  double* const to = static_cast<double*>(const_cast<void*>(operand.data));
+  for_runs(operand, begin, n, [&](std::ptrdiff_t at, std::ptrdiff_t stride, std::size_t done, std::size_t count) {
+    if (stride == 0) {
+      Sum sum;
+      sum.add(from + done, count);
+      to[at] += sum.total();
+    } else {
+      for (std::size_t i = 0; i < count; ++i) to[at + std::ptrdiff_t(i) * stride] += double(from[done + i]);
     }
-  }
+  });
 }
 
 // An operand, chunk by chunk. What is uniform fills the buffer once.

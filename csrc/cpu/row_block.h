@@ -7,6 +7,7 @@
 #include "core/loss.h"
 #include "core/math.h"
 #include "cpu/simd.h"
+#include "loss/cross_entropy.h"
 
 namespace fusedstep::ISA {
 
@@ -63,28 +64,6 @@ class RowTile {
   std::size_t row_ = 0, first_ = 0, last_ = 0;
 };
 
-// The larger one; m where the other is NaN.
-template <class V>
-FN V larger(V a, V m) {
-  return select(a > m, a, m);
-}
-
-// Adds e to `sum`, but where it is 1, at the maximum, to `ones`: beside a 1 what is small would be rounded away, and
-// with it a small loss.
-template <class V>
-FN void split_sum(V distance, V e, V& sum, V& ones) {
-  const V zero(typename V::Scalar(0));
-  const auto highest = distance == zero;
-  sum = sum + select(highest, zero, e);
-  ones = ones + select(highest, e, zero);
-}
-
-// What one pass over a row leaves, in double.
-struct RowStatistics {
-  double max, sum;    // m and s
-  double mass, rest;  // Q and Σ q·(m − x)
-};
-
 // The rows of one sum: what their losses are made of, in double, and what each row's gradient takes.
 struct RowBlock {
   static constexpr std::size_t kMax = rows_per_sum(1);
@@ -101,8 +80,8 @@ struct RowBlock {
       found.rest += q_y * (found.max - x_y);
     }
     sum[i] = found.sum, max[i] = found.max, mass[i] = found.mass, rest[i] = found.rest, own[i] = u;
-    const double lse = z_loss == 0 ? 0 : found.max + log(Vec<double>(found.sum)).raw[0];
-    return (found.mass + 2 * z_loss * lse) / found.sum;
+    if (z_loss == 0) return found.mass / found.sum;
+    return row_height(found.max, log(Vec<double>(found.sum)).raw[0], found.mass, z_loss) / found.sum;
   }
 
   template <class T>
@@ -110,8 +89,8 @@ struct RowBlock {
     using D = Vec<double>;
     if (!call.values && !call.sums) return;
     for (std::size_t i = 0; i < n; i += D::size) {
-      const D logarithm = log(load<double>(sum + i)), lse = load<double>(max + i) + logarithm;
-      const D loss = load<double>(mass + i) * logarithm + load<double>(rest + i) + D(call.z_loss) * lse * lse;
+      const D loss = row_loss(load<double>(max + i), log(load<double>(sum + i)), load<double>(mass + i),
+                              load<double>(rest + i), call.z_loss);
       store(sum + i, load<double>(own + i) * loss);
     }
     double total = 0;

@@ -27,7 +27,7 @@ void short_rows(const RowsCall& call, std::size_t begin, std::size_t end) {
   const T* const given = static_cast<const T*>(call.probabilities);
   T* const grad = static_cast<T*>(call.grad);
   alignas(64) T logits[kShortRow * kGroup] = {}, targets[probabilities ? kShortRow * kGroup : 1] = {};
-  alignas(64) T max[kGroup], sum[kGroup], high[kGroup], mass[kGroup], rest[kGroup], height[kGroup], scale[kGroup],
+  alignas(64) T max[kGroup], sum[kGroup], total[kGroup], mass[kGroup], rest[kGroup], height[kGroup], scale[kGroup],
       kept[kGroup];
   const auto place = [&](std::size_t r) { return r / call.inner * C * call.inner + r % call.inner; };
   const auto mass_of = [&](std::size_t c, std::size_t lane) __attribute__((always_inline)) {
@@ -51,11 +51,11 @@ void short_rows(const RowsCall& call, std::size_t begin, std::size_t end) {
       for (std::size_t i = 0; i < group; ++i)
         x_y[i] = logits[RowTarget<T, probabilities>(call, first + from + i).y * kGroup + i];
       for (std::size_t lane = 0; lane < kGroup; lane += V::size) {
-        V m(std::numeric_limits<T>::lowest()), s(T(0)), ones(T(0)), q(T(0)), r(T(0));
+        V m(std::numeric_limits<T>::lowest()), s(T(0)), all(T(0)), q(T(0)), r(T(0));
         for (std::size_t c = 0; c < C; ++c) m = larger(load<T>(logits + c * kGroup + lane), m);
         for (std::size_t c = 0; c < C; ++c) {
           const V distance = load<T>(logits + c * kGroup + lane) - m, e = exp_of_negative(distance);
-          split_sum(distance, e, s, ones);
+          split_sum(distance, e, s, all);
           if constexpr (dense) {
             const V own = mass_of(c, lane);
             q = q + own;
@@ -63,7 +63,7 @@ void short_rows(const RowsCall& call, std::size_t begin, std::size_t end) {
           }
           store(logits + c * kGroup + lane, e);
         }
-        store(max + lane, m), store(sum + lane, s), store(high + lane, ones), store(mass + lane, q),
+        store(max + lane, m), store(sum + lane, s), store(total + lane, all), store(mass + lane, q),
             store(rest + lane, r);
       }
       std::size_t y[kGroup];
@@ -73,8 +73,7 @@ void short_rows(const RowsCall& call, std::size_t begin, std::size_t end) {
         y[i] = target.y;
         at_y[i] = T(0);
         if (target.u == 0) continue;
-        const RowStatistics statistics{double(max[i]), double(high[i]) + double(sum[i]), double(mass[i]),
-                                       double(rest[i])};
+        const RowStatistics statistics{double(max[i]), joined_sum(sum[i], total[i]), double(mass[i]), double(rest[i])};
         const double g = call.scale * target.u;
         height[i] = T(g * found.put(from + i, statistics, target.u, target.mass, double(x_y[i]), call.z_loss));
         scale[i] = T(g);

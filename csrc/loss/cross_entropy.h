@@ -11,10 +11,49 @@
 #pragma once
 
 #include "core/fn.h"
+#include "core/vector.h"
 
 namespace fusedstep::ISA {
 
 inline constexpr int kRowPart = 256, kRowLanes = 16;  // lane j of a part takes its classes j, j+16, …
+
+// The larger one; m where the other is NaN.
+template <class V>
+FN V larger(V a, V m) {
+  return select(a > m, a, m);
+}
+
+// Adds e to `all`, and to `small` but where it is 1, at the maximum: beside a 1 what is small would be rounded away,
+// and with it a small loss.
+template <class V>
+FN void split_sum(V distance, V e, V& small, V& all) {
+  const V zero(typename V::Scalar(0));
+  small = small + select(distance == zero, zero, e);
+  all = all + e;
+}
+// The sum: how many are 1, which is whole, and what is small.
+template <class T>
+FN double joined_sum(T small, T all) {
+  const T magic = kMagic<T>, ones = ((all - small) + magic) - magic;
+  return double(ones) + double(small);
+}
+
+// What one pass over a row leaves, in double.
+struct RowStatistics {
+  double max, sum;    // m and s
+  double mass, rest;  // Q and Σ q·(m − x)
+};
+
+// The loss of a row, Q·log s + Σ q·(m − x) + z·lse², and Q + 2z·lse, which its softmax's gradient has as a factor.
+template <class D>
+FN D row_loss(D max, D log_sum, D mass, D rest, double z) {
+  const D lse = max + log_sum;
+  return mass * log_sum + rest + D(z) * lse * lse;
+}
+template <class D>
+FN D row_height(D max, D log_sum, D mass, double z) {
+  return mass + D(2 * z) * (max + log_sum);
+}
 
 template <class T>
 struct CrossEntropy {

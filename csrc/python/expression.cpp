@@ -23,7 +23,8 @@ constexpr const char* kOpNames[] = {"copy",
                                     "log1p",
                                     "tanh",
                                     "sigmoid",
-                                    "softplus",
+                                    "decay",
+                                    "log1p_of_positive",
                                     "not",
                                     "sum",
                                     "expand",
@@ -39,6 +40,8 @@ constexpr const char* kOpNames[] = {"copy",
                                     "not_equal",
                                     "and",
                                     "or",
+                                    "softplus_of",
+                                    "sigmoid_of",
                                     "where",
                                     "multiply_add",
                                     "multiply_subtract",
@@ -82,8 +85,9 @@ class Expression {
     }
   }
 
-  // `input` gives shape and dtype. `inputs`, by slot: numbers, and arrays that broadcast to it. `outputs`:
-  // an array, True for a sum, or both. Returns the sums.
+  // `input` gives shape and dtype. `inputs`, by slot: numbers, and arrays that broadcast to it. `outputs`: None for
+  // nothing but a sum, which is returned; an array to write; or, with "added", an array of doubles that broadcasts to
+  // `input`, to which each element is added.
   py::list run(const py::object& input, const std::vector<py::object>& inputs, const std::vector<std::string>& names,
                const std::vector<double>& uniforms, const std::vector<std::tuple<py::object, bool>>& outputs,
                const py::object& grad) const {
@@ -91,7 +95,7 @@ class Expression {
     Keep keep;
     const Array x = array(input.ptr(), {"pred"}, keep);
     check_contiguous(x, {"pred"});
-    if (by_row_ && x.nd == 0) value_error({"pred"}, "expected at least one dimension for a sum over the last axis");
+    if (by_row_ && x.nd == 0) throw py::value_error("a sum needs an axis");
     const auto shape = shape_vector(x);
     if (int(inputs.size()) != inputs_ || names.size() != inputs.size() || int(uniforms.size()) != uniforms_ ||
         outputs.size() != outputs_of_rows_.size())
@@ -104,10 +108,18 @@ class Expression {
       if (operands[i].data != x.data || operands[i].nd != 1 || operands[i].stride[0] != 1)
         check_apart(out, x.bytes(), operands[i], x.dtype, names[i].c_str());
     ExpressionOutput wanted[kMaxOutputs];
+    Operand added[kMaxOutputs];
     double sums[kMaxOutputs] = {};
     for (std::size_t i = 0; i < outputs.size(); ++i) {
-      const auto& [to, sum] = outputs[i];
-      wanted[i] = {outputs_of_rows_[i], values_of(to), sum ? sums + i : nullptr};
+      const auto& [to, add] = outputs[i];
+      wanted[i] = {outputs_of_rows_[i], nullptr, to.is_none() ? sums + i : nullptr, 0, nullptr};
+      if (!add) {
+        wanted[i].data = values_of(to);
+      } else {
+        if (outputs_of_rows_[i]) throw py::value_error("an output of the rows is not added");
+        added[i] = operand(to, {"to"}, Dtype::f64, shape, keep);
+        wanted[i].to = added + i;
+      }
     }
     const ExpressionCall call{.n = x.size(),
                               .C = by_row_ ? std::size_t(shape.back()) : 1,
@@ -128,8 +140,10 @@ class Expression {
     if (recording) [[unlikely]] {
       std::size_t read = 0, written = 0;
       for (const Operand& input_operand : operands) read += bytes_of(input_operand, x.dtype);
-      for (const ExpressionOutput& output : std::span(wanted, outputs.size()))
+      for (const ExpressionOutput& output : std::span(wanted, outputs.size())) {
+        if (output.to) written += 2 * bytes_of(*output.to, Dtype::f64);  // read and written
         if (output.data) written += size_of(x.dtype) * call.n / (output.rows ? std::max<std::size_t>(call.C, 1) : 1);
+      }
       recording.add(
           Kind::custom_loss, name_, x.dtype, 0,
           {std::int64_t(call.n), std::int64_t(call.C), std::int64_t(read), std::int64_t(written), flops_, row_flops_});

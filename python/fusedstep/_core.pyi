@@ -174,7 +174,7 @@ class Expression:
         outputs_of_rows: Sequence[bool],
         by_row: bool,
     ) -> None: ...
-    # outputs: where to, and whether to sum; returns the sums
+    # outputs: None for a sum; an array to write; or with True doubles that broadcast to pred, to be added to
     def run(
         self,
         pred: Array,

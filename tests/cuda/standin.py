@@ -10,7 +10,7 @@ import types
 
 import numpy as np
 
-from tests.cuda import foreign
+from tests.cuda import elementwise, foreign
 
 _ALIGNMENT = 512  # bytes, as CuPy's pool
 
@@ -232,6 +232,9 @@ class ndarray:  # noqa: N801
     def copy(self):
         return self._of(self._host)
 
+    def sum(self, axis, dtype):
+        return self._of(np.add.reduce(self._host, axis, dtype))
+
     def __lshift__(self, other):
         return self._of(self._host << _operand(other))
 
@@ -308,6 +311,10 @@ def from_dlpack(obj):
     return ndarray(shape, f"f{tensor.bits // 8}", MemoryPointer(memory, 0))
 
 
+def broadcast_to(obj, shape):
+    return ndarray._view(np.broadcast_to(obj._host, shape), obj.data.mem)
+
+
 def asnumpy(obj):
     return obj.get()
 
@@ -325,8 +332,10 @@ def module():
     state.__init__()
     made = types.ModuleType("cupy")
     own = sys.modules[__name__]
-    for name in ("ndarray", "array", "asarray", "from_dlpack", "empty", "zeros", "asnumpy", "matmul", "state"):
+    names = "ndarray array asarray from_dlpack empty zeros broadcast_to asnumpy matmul state"
+    for name in names.split():
         setattr(made, name, getattr(own, name))
+    made.ElementwiseKernel, made.ReductionKernel = elementwise.ElementwiseKernel, elementwise.ReductionKernel
     runtime = types.SimpleNamespace(
         getDevice=lambda: state.device,
         pointerGetAttributes=lambda address: types.SimpleNamespace(device=_number_at(address)),

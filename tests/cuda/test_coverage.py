@@ -14,7 +14,7 @@ import pytest
 from tests.cuda_host import build
 
 # These execute no other line.
-NAMES = "coverage sanitizers rnn_sanitizers stand_in machine_code bench_cuda build gpu"
+NAMES = "coverage sanitizers rnn_sanitizers stand_in machine_code bench_cuda build gpu losses custom_losses"
 OTHERS = {f"test_{name}.py" for name in NAMES.split()}
 
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loss import methods
+from loss.drawn import broadcast_like, dtypes, reductions, rows, shapes
 from loss.methods import METHODS
 
 CASES = [(method, options) for method in METHODS for options in method.options]
@@ -18,9 +19,6 @@ def name_of(value):
 
 
 cases = pytest.mark.parametrize(("method", "options"), CASES, ids=name_of)
-shapes = st.lists(st.integers(0, 6), min_size=0, max_size=3).map(tuple)
-reductions = st.sampled_from(["none", "sum", "mean"])
-dtypes = st.sampled_from([np.float32, np.float64])
 RTOL = {np.float32: 2e-5, np.float64: 1e-12}
 
 
@@ -28,14 +26,6 @@ def close(actual, desired, dtype):
     desired = np.asarray(desired)
     scale = max(1e-3, np.max(np.abs(desired), initial=0))
     np.testing.assert_allclose(actual, desired, rtol=RTOL[dtype], atol=RTOL[dtype] * scale)
-
-
-def broadcast_like(draw, rng, shape, dtype, low=0.1):
-    """Weights whose shape is some suffix of `shape`, with ones among it, or none."""
-    if not draw(st.booleans()):
-        return None
-    suffix = shape[draw(st.integers(0, len(shape))) :]
-    return rng.uniform(low, 2, [1 if draw(st.booleans()) else n for n in suffix]).astype(dtype)
 
 
 @cases
@@ -68,35 +58,6 @@ def test_elementwise_value_and_gradient(method, options, data, shape, reduction,
     np.testing.assert_allclose(grad, slope / divisor, rtol=2e-5, atol=2e-7 * max(1, np.max(np.abs(slope), initial=0)))
     alone = method(x, t, weight=weight, reduction=reduction, grad=False, **given_)
     np.testing.assert_array_equal(alone, value)
-
-
-@st.composite
-def rows(draw):
-    """Arguments of cross_entropy over rows (N, C), every combination of options."""
-    n, classes = draw(st.integers(0, 40)), draw(st.sampled_from([1, 2, 5, 16, 31, 32, 33, 70, 256, 257, 600]))
-    dtype = draw(dtypes)
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    x = (rng.normal(0, draw(st.sampled_from([0.1, 3, 1e3])), (n, classes)) + draw(st.sampled_from([0, 1e4]))).astype(
-        dtype
-    )
-    options = {"reduction": draw(reductions)}
-    if draw(st.booleans()):
-        options["weight"] = rng.uniform(0, 2, classes).astype(dtype)
-    if draw(st.booleans()):
-        options["label_smoothing"] = draw(st.sampled_from([0.1, 0.5, 1.0]))
-    if draw(st.booleans()):
-        options["sample_weight"] = (rng.uniform(0, 2, n) * (rng.uniform(size=n) < 0.8)).astype(dtype)
-    if draw(st.booleans()):
-        options["z_loss"] = 1e-3
-    if draw(st.booleans()):
-        t = rng.uniform(0, 1, (n, classes)) * (rng.uniform(0, 1, (n, classes)) < 0.7)
-        return x, (t / np.maximum(t.sum(1, keepdims=True), 1e-9)).astype(dtype), options
-    target = rng.integers(0, classes, n)
-    ignored = draw(st.sampled_from([-100, 0]))
-    if draw(st.booleans()):
-        options["ignore_index"] = ignored
-        target[rng.uniform(size=n) < 0.3] = ignored
-    return x, target.astype(draw(st.sampled_from([np.int64, np.int32]))), options
 
 
 @given(rows())

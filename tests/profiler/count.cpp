@@ -149,6 +149,7 @@ int main() {
   function("exp_of_negative", [](Count x) { exp_of_negative(-x); });
   function("log", [](Count x) { log(x); });
   function("log1p", [](Count x) { log1p(x); });
+  function("log1p_of_positive", [](Count x) { log1p_of_positive(x); });
   function("tanh", [](Count x) { tanh(x); });
   function("sigmoid", [](Count x) { sigmoid(x); });
   function("softplus", [](Count x) { softplus(x); });

@@ -1,8 +1,9 @@
 """Losses, value and gradient in one pass, for NumPy arrays."""
 
 from fusedstep.loss import math
+from fusedstep.loss._check import Check
 from fusedstep.loss.classification import binary_cross_entropy_with_logits, focal, hinge, kl_div
-from fusedstep.loss.custom import Check, Custom, custom
+from fusedstep.loss.custom import Custom, custom
 from fusedstep.loss.regression import huber, l1, mse, smooth_l1
 from fusedstep.loss.rows import cross_entropy, nll
 

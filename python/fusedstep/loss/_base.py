@@ -7,6 +7,7 @@ import numpy as np
 
 from fusedstep import _core
 from fusedstep._array import Array, view
+from fusedstep._device import describe, is_cuda
 
 # The core's numbers of the reductions. A weighted mean divides by the sum of the weights, "batchmean" by the first
 # dimension.
@@ -35,6 +36,11 @@ def number(value: Any, name: str, low: float, high: float, *, above: bool = Fals
 
 def real(obj: Any, name: str) -> Array:
     """View an array that must be float32 or float64 and C-contiguous."""
+    if is_cuda(obj):
+        raise NotImplementedError(
+            f"{name}: expected an array in CPU memory, got {describe(obj)}; on a GPU there are the losses of "
+            "fusedstep.loss.custom"
+        )
     array = view(obj, name)
     if array.dtype.type not in (np.float32, np.float64) or not array.dtype.isnative:
         raise TypeError(f"{name}: expected a float32 or float64 array, got dtype {array.dtype}")

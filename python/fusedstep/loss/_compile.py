@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fusedstep import _core, _cost
 from fusedstep.loss._graph import ELEMENT, ROW, UNIFORM, Graph, Node, ordered
@@ -17,8 +17,24 @@ FLOPS = {
     "log1p": _cost.LOG1P,
     "tanh": _cost.TANH,
     "sigmoid": _cost.SIGMOID,
-    "softplus": _cost.SOFTPLUS,
+    "decay": _cost.EXP,
+    "log1p_of_positive": _cost.LOG1P_OF_POSITIVE,
+    "softplus_of": _cost.SOFTPLUS - _cost.EXP,
+    "sigmoid_of": 2,
 }
+
+
+POSITIVE = {"absolute", "exp", "decay", "sigmoid", "softplus", "sqrt"}
+
+
+def not_negative(node: Node) -> bool:
+    """Whether a value can be told to be 0 or more, or NaN."""
+    if node.value is not None:
+        return node.value >= 0
+    if node.name in ("add", "multiply", "divide", "minimum", "maximum"):
+        a, b = node.args
+        return (node.name == "multiply" and a is b) or (not_negative(a) and not_negative(b))
+    return node.name in POSITIVE
 
 
 class Instruction(NamedTuple):
@@ -38,18 +54,42 @@ class Instruction(NamedTuple):
 
 
 def lowered(graph: Graph, roots: Sequence[Node]) -> list[Node]:
-    """Return the roots with powers as exp(b·log a), and a row's value expanded where elements take it."""
+    """Return the roots with powers as what they are made of, and a row's value expanded where elements take it."""
     new: dict[int, Node] = {}
-    for node in ordered(*roots):
+    nodes = list(ordered(*roots))
+    # softplus(x) and σ(x), its derivative, are made of one exponential.
+    pairs = {node.args[0].index for node in nodes if node.name == "softplus"}
+    for node in nodes:
         args = [new[arg.index] for arg in node.args]
         if node.name == "power":
-            made = graph.make("exp", graph.make("multiply", args[1], graph.make("log", args[0])))
+            made = _power(graph, *args)
+        elif node.name == "log1p" and not_negative(args[0]) and node.level != UNIFORM:
+            made = graph.make("log1p_of_positive", args[0])
+        elif node.name in ("softplus", "sigmoid") and node.args[0].index in pairs and node.level != UNIFORM:
+            made = graph.make(f"{node.name}_of", args[0], graph.make("decay", args[0]))
         else:
             if node.level == ELEMENT and node.name != "expand":
                 args = [graph.make("expand", arg) if arg.level == ROW else arg for arg in args]
             made = graph.make(node.name, *args) if args else node
         new[node.index] = made
     return [new[root.index] for root in roots]
+
+
+def _power(graph: Graph, a: Node, b: Node) -> Node:
+    """Return a^b: products and a root, or exp(b·log a), which is NaN for a < 0.
+
+    An exponent that is one number for all may be whole where a is negative, and a⁰ is 1.
+    """
+    make, one, zero = graph.make, graph.constant(1), graph.constant(0)
+    if b.value is not None and not 2 * b.value % 1 and 0 <= b.value <= 16:
+        return graph.multiplied(a, b.value)
+    if not_negative(a) or b.level != UNIFORM or (b.value is not None and b.value % 1):
+        power = make("exp", make("multiply", b, make("log", a)))
+    else:
+        sign = make("parity", b) if b.value is None else graph.constant(1 - 2 * (b.value % 2))
+        size = make("exp", make("multiply", b, make("log", make("absolute", a))))
+        power = make("multiply", make("where", make("less", a, zero), sign, one), size)
+    return power if b.value is not None else make("where", make("equal", b, zero), one, power)
 
 
 def instructions(roots: Sequence[Node]) -> list[Instruction]:
@@ -86,14 +126,27 @@ class Output(NamedTuple):
     level: int
 
 
+class Broadcast(NamedTuple):
+    """A sum over the axes that an argument of this shape was broadcast along."""
+
+    shape: tuple[int, ...]
+
+
 class Program(NamedTuple):
-    """Compiled code. `uniforms` are what the caller computes for each call, in the order of their slots."""
+    """Compiled code.
+
+    `uniforms` are what the caller computes for each call, in the order of their slots; `outputs`, what the code
+    computes, lowered; `kernels`, what runs it on a GPU, by which outputs are summed.
+    """
 
     code: list[Instruction]
     expression: _core.Expression
     inputs: list[str]
     uniforms: list[Node]
     registers: int
+    outputs: list[Output]
+    by_row: bool
+    kernels: dict[tuple[bool, ...], Any]
 
 
 def compiled(graph: Graph, outputs: Sequence[Output], inputs: list[str], by_row: bool) -> Program:
@@ -154,4 +207,5 @@ def compiled(graph: Graph, outputs: Sequence[Output], inputs: list[str], by_row:
     expression = _core.Expression(
         final, len(inputs), len(uniforms), registers, [output.level == ROW for output in outputs], by_row
     )
-    return Program(code, expression, inputs, list(uniforms.values()), registers)
+    lowest = [Output(root, output.level) for root, output in zip(roots, outputs, strict=True)]
+    return Program(code, expression, inputs, list(uniforms.values()), registers, lowest, by_row, {})

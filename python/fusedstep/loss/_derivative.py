@@ -33,8 +33,10 @@ def pulled(graph: Graph, node: Node, adjoint: Node) -> Iterator[tuple[Node, Node
             yield b, make("negative", make("divide", make("multiply", adjoint, node), b))
         case "power":
             assert b
-            less = make("power", a, make("subtract", b, one))
-            yield a, make("multiply", adjoint, make("multiply", b, less))
+            slope = make("multiply", b, make("power", a, make("subtract", b, one)))
+            if b.value is None:  # 0·0^−1
+                slope = make("where", make("equal", b, zero), zero, slope)
+            yield a, make("multiply", adjoint, slope)
             yield b, make("multiply", adjoint, make("multiply", node, make("log", a)))
         case "minimum" | "maximum":
             assert b

@@ -25,7 +25,7 @@ SYMBOLS = {
 }
 
 
-def text_of(name: str, names: list[str], program: Program, value_level: int) -> str:
+def text_of(name: str, names: list[str], program: Program, value_level: int, factor: float) -> str:
     """Return the steps of a program, and what it costs."""
     titles: dict[int, str] = {}
 
@@ -46,6 +46,8 @@ def text_of(name: str, names: list[str], program: Program, value_level: int) -> 
     for i, step in enumerate(program.code):
         titles[step.node.index] = f"v{i}"
         lines.append(f"  v{i} = {line(step.name, step.args)}{'    once a row' if step.rows else ''}")
+    if factor != 1:
+        lines.append(f"  the value: {factor:g} times the sum")
     per = "row" if value_level == ROW else "element"
     operations = sum(step.flops for step in program.code if not step.rows)
     arrays = len(program.inputs)

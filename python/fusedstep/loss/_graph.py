@@ -4,13 +4,6 @@ import operator
 from collections.abc import Callable, Iterator
 
 UNIFORM, ROW, ELEMENT = range(3)  # one number, one for each row, one for each element
-ARITY = {
-    **dict.fromkeys(("negative", "absolute", "sign", "sqrt", "exp", "log", "log1p", "tanh", "sigmoid", "softplus"), 1),
-    **dict.fromkeys(("not", "sum", "expand", "copy"), 1),
-    **dict.fromkeys(("add", "subtract", "multiply", "divide", "power", "minimum", "maximum"), 2),
-    **dict.fromkeys(("less", "less_equal", "equal", "not_equal", "and", "or"), 2),
-    **dict.fromkeys(("where", "multiply_add", "multiply_subtract", "subtract_multiply"), 3),
-}
 FOLDED: dict[str, Callable[..., float]] = {
     "add": operator.add,
     "subtract": operator.sub,
@@ -141,6 +134,9 @@ class Graph:
                 return self.make("where", x.args[0], *(self.make("multiply", arg, y) for arg in x.args[1:]))
             if x.name == "negative" and x.level != UNIFORM:
                 return self.make("negative", self.make("multiply", x.args[0], y))
+            # A number that depends on the call is the gradient's: not divided before it meets what it multiplies.
+            if x.name == "divide" and x.args[0].level == UNIFORM and x.args[0].value is None and y.level != UNIFORM:
+                return self.make("multiply", x.args[0], self.make("divide", y, x.args[1]))
         (u, x_), (v, y_) = self._factored(a), self._factored(b)  # uniform factors go together, and outside
         if u and v and (x_ or y_):
             rest = x_ if y_ is None else y_ if x_ is None else self.make("multiply", x_, y_)
@@ -189,14 +185,16 @@ class Graph:
         return None
 
     def _power(self, a: Node, b: Node) -> Node | None:
-        if b.value is None:
-            return None
-        twice = 2 * b.value
-        if twice != int(twice) or abs(twice) > 32:
+        if b.value is None or 2 * b.value % 1 or abs(b.value) > 16:
             return None
         if b.value < 0:
             return self.make("divide", self.constant(1), self.make("power", a, self.constant(-b.value)))
-        whole, half = divmod(int(twice), 2)
+        # x**1.5 stays as it is until it was differentiated: x·√x has the derivative 0/0 at 0.
+        return None if b.value % 1 and b.value > 1 else self.multiplied(a, b.value)
+
+    def multiplied(self, a: Node, power: float) -> Node:
+        """Return a power, a multiple of ½ and not negative, as products and a root."""
+        whole, half = divmod(int(2 * power), 2)
         result = self.make("sqrt", a) if half else self.constant(1)
         square = a
         while whole:
@@ -206,6 +204,15 @@ class Graph:
             if whole:
                 square = self.make("multiply", square, square)
         return result
+
+
+def without_power_of_two(root: Node) -> tuple[float, Node]:
+    """Return a power of two and what it multiplies: a sum may take it afterwards, and rounds nothing else."""
+    if root.name == "multiply":
+        for a, b in (root.args, root.args[::-1]):
+            if a.value is not None and _exact_reciprocal(a.value) and b.level != UNIFORM:
+                return a.value, b
+    return 1.0, root
 
 
 def _exact_reciprocal(value: float) -> bool:

@@ -28,11 +28,12 @@ def uniform_steps(nodes: list[Node]) -> list[Step]:
 def uniform_values(nodes: list[Node], steps: list[Step], numbers: dict[str, float]) -> list[float]:
     """Return the values of a program's uniform nodes, in double."""
     values: dict[int, float] = {}
-    for index, operation, arguments_, leaf in steps:
-        if operation is not None:
-            values[index] = float(operation(*[values[i] for i in arguments_]))
-        else:
-            values[index] = numbers[leaf] if isinstance(leaf, str) else leaf
+    with np.errstate(all="ignore"):
+        for index, operation, arguments_, leaf in steps:
+            if operation is not None:
+                values[index] = float(operation(*[values[i] for i in arguments_]))
+            else:
+                values[index] = numbers[leaf] if isinstance(leaf, str) else leaf
     return [values[node.index] for node in nodes]
 
 
@@ -41,8 +42,19 @@ def _of_core(name: str) -> Callable[[Any], Any]:
 
 
 def _divided(a: float, b: float) -> Any:
-    with np.errstate(all="ignore"):
-        return a / b if b else np.float64(a) / np.float64(b)
+    return a / b if b else np.float64(a) / np.float64(b)
+
+
+def _parity(b: float) -> float:
+    """Return (−1)^b."""
+    return math.nan if b % 1 else 1 - 2 * (b % 2)
+
+
+def _power(a: float, b: float) -> Any:
+    if b == 0:
+        return 1.0
+    size = _of_core("exp")(b * _of_core("log")(abs(a)))
+    return size if a >= 0 else size * _parity(b)
 
 
 UNIFORM_OPERATIONS: dict[str, Callable[..., Any]] = {
@@ -65,5 +77,6 @@ UNIFORM_OPERATIONS: dict[str, Callable[..., Any]] = {
     "and": lambda a, b: a != 0 and b != 0,
     "or": lambda a, b: a != 0 or b != 0,
     "where": lambda c, a, b: a if c != 0 else b,
-    "power": lambda a, b: _of_core("exp")(b * _of_core("log")(a)),
+    "power": _power,
+    "parity": _parity,
 }

@@ -6,27 +6,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusedstep import _core
-from fusedstep._array import Array, view
-from fusedstep.loss._base import MEAN, NONE, gradient, real, reduction_of
-from fusedstep.loss._compile import Output, Program, compiled
+from fusedstep._array import view
+from fusedstep.loss import _cpu
+from fusedstep.loss._arguments import NUMBERS, place_of, signature, wanted_names, wide
+from fusedstep.loss._base import MEAN, NONE, reduction_of
+from fusedstep.loss._check import Check, checked
+from fusedstep.loss._compile import Broadcast, Output, Program, compiled
 from fusedstep.loss._derivative import derivatives
 from fusedstep.loss._explain import text_of
-from fusedstep.loss._graph import ELEMENT, ROW, UNIFORM, Graph, Node, ordered, rebuilt
+from fusedstep.loss._graph import ELEMENT, ROW, UNIFORM, Graph, Node, ordered, rebuilt, without_power_of_two
 from fusedstep.loss._trace import Traced, arguments, node_of
 from fusedstep.loss._uniform import Step, uniform_steps, uniform_values
-
-RESERVED = {"reduction", "wrt", "out", "grad", "seed", "count"}
-
-
-class Check(NamedTuple):
-    """What `Custom.check` found: the largest error, where, and both gradients there."""
-
-    error: float
-    name: str
-    at: tuple[int, ...]
-    gradient: float
-    difference: float
 
 
 class Plan(NamedTuple):
@@ -34,6 +24,7 @@ class Plan(NamedTuple):
 
     program: Program
     value_level: int
+    factor: float  # of the value's sum
     gradients: list[tuple[str, int]]  # of the outputs between value and gradient
     uniform_steps: list[Step]
 
@@ -50,7 +41,7 @@ class Custom:
     def __init__(self, f: Callable[..., Any]) -> None:
         self.__doc__ = f.__doc__
         self.name = getattr(f, "__name__", "f")
-        self.names, self.defaults = _signature(f)
+        self.names, self.defaults = signature(f)
         self._graph = Graph(dict.fromkeys(self.names, ELEMENT) | {"count": UNIFORM})
         value = f(*arguments(self._graph, self.names))
         if not isinstance(value, Traced):
@@ -110,46 +101,55 @@ class Custom:
             An argument does not fit; the message names it. Nothing is written.
         """
         chosen = reduction_of(reduction)
-        x = real(pred, self.names[0])
-        given = self._given(target, parameters)
-        wanted = _wanted(wrt, self.names[1:], grad)
-        uniform = frozenset(name for name, value in given.items() if isinstance(value, float))
-        plan = self._plan(uniform, wanted, grad)
+        place = place_of(self.names, pred, target, parameters)
+        x = place.real(pred, self.names[0])
+        if self._by_row and (x.ndim == 0 or x.shape[-1] == 0):
+            raise ValueError(
+                f"{self.names[0]}: expected a last axis with elements, as it is summed, got shape {x.shape}"
+            )
+        given = self._given(target, parameters, place)
+        wanted = wanted_names(wrt, self.names[1:], grad)
+        numbers = {name: value for name, value in given.items() if isinstance(value, float)}
+        plan = self._plan(frozenset(numbers), wanted, grad, chosen != NONE)
         shape = x.shape[:-1] if plan.value_level == ROW else x.shape
         n = math.prod(shape)
         seed = 1 / n if chosen == MEAN and n else 1.0
-        numbers = {name: value for name, value in given.items() if isinstance(value, float)}
-        numbers |= {"seed": seed, "count": float(x.shape[-1]) if x.ndim else 1.0}
+        uniform = numbers | {"seed": seed, "count": float(x.shape[-1]) if x.ndim else 1.0}
 
-        values = _core.empty(shape, x.dtype) if chosen == NONE else None
-        to = gradient(x, out, grad)
-        outputs: list[tuple[Array | None, bool]] = [(values, values is None)]
-        for name, level in plan.gradients:
-            full = level == ELEMENT and name not in uniform
-            outputs.append((_core.empty(x.shape, x.dtype) if full else None, not full))
+        to = place.gradient(x, out, grad)
+        targets: list[Any] = [place.empty(shape, x.dtype) if chosen == NONE else None]
+        for name, _ in plan.gradients:
+            if name in numbers:
+                targets.append(None)
+            else:
+                own = given[name].shape
+                targets.append(place.empty(own, x.dtype) if own == x.shape else Broadcast(own))
         if to is not None:
-            outputs.append((to, False))
+            targets.append(to)
         arrays = {self.names[0]: x, **given}
         program = plan.program
-        sums = program.expression.run(
-            x,
+        results = place.run(
+            program,
             [arrays[name] for name in program.inputs],
-            program.inputs,
-            uniform_values(program.uniforms, plan.uniform_steps, numbers),
-            outputs,
+            uniform_values(program.uniforms, plan.uniform_steps, uniform),
+            targets,
             to,
         )
-        value: Any = values
-        if chosen != NONE:
-            total = sums[0]
-            assert total is not None
-            value = total * seed
+        value = results[0] if seed == plan.factor == 1 else results[0] * (seed * plan.factor)
         if to is None:
             return value
-        found = (value, to if out is None else out)
-        return found if not wanted else (*found, self._collected(plan, outputs, sums, given, wanted))
+        result = (value, to if out is None else out)
+        if not wanted:
+            return result
+        gradients: dict[str, Any] = {}
+        for (name, _), found in zip(plan.gradients, results[1:], strict=False):
+            gradients[name] = gradients[name] + found if name in gradients else found
+        for name in wanted:
+            if name not in gradients:
+                gradients[name] = 0.0 if name in numbers else place.zeros(given[name].shape, x.dtype)
+        return *result, gradients
 
-    def _given(self, target: Any, parameters: dict[str, Any]) -> dict[str, Any]:
+    def _given(self, target: Any, parameters: dict[str, Any], place: Any) -> dict[str, Any]:
         """Return target and parameters by name, numbers as floats."""
         names = self.names[1:]
         unknown = set(parameters) - set(names[1:])
@@ -162,18 +162,19 @@ class Custom:
         given: dict[str, Any] = {}
         for name in names:
             value = values[name]
-            if isinstance(value, int | float | np.number | np.bool_):
+            if isinstance(value, NUMBERS):
                 given[name] = float(value)
             else:
-                given[name] = view(value, name)
+                given[name] = place.view(value, name)
         return given
 
-    def _plan(self, uniform: frozenset[str], wanted: tuple[str, ...], grad: bool) -> Plan:
+    def _plan(self, uniform: frozenset[str], wanted: tuple[str, ...], grad: bool, summed: bool = True) -> Plan:
         """Return the program for these kinds of arguments, compiled at its first use."""
-        key = (uniform, wanted, grad)
+        key = (uniform, wanted, grad, summed)
         if key not in self._plans:
             graph, root = self._leveled(uniform)
-            outputs = [Output(root, root.level)]
+            factor, value = without_power_of_two(root) if summed else (1.0, root)
+            outputs = [Output(value, root.level)]
             gradients: list[tuple[str, int]] = []
             if grad:
                 pred = self.names[0]
@@ -189,7 +190,7 @@ class Custom:
             program = compiled(graph, outputs, inputs, self._by_row)
             flops = [sum(step.flops for step in program.code if step.rows == rows) for rows in (False, True)]
             program.expression.describe(self.name, *flops)
-            self._plans[key] = Plan(program, root.level, gradients, uniform_steps(program.uniforms))
+            self._plans[key] = Plan(program, root.level, factor, gradients, uniform_steps(program.uniforms))
         return self._plans[key]
 
     def _leveled(self, uniform: frozenset[str]) -> tuple[Graph, Node]:
@@ -199,22 +200,6 @@ class Custom:
         if root.level == UNIFORM:
             raise ValueError(f"{self.name}: expected a result that depends on {self.names[0]}")
         return graph, root
-
-    def _collected(
-        self,
-        plan: Plan,
-        outputs: list[tuple[Array | None, bool]],
-        sums: list[float | None],
-        given: dict[str, Any],
-        wanted: tuple[str, ...],
-    ) -> dict[str, Any]:
-        result: dict[str, Any] = {
-            name: 0.0 if isinstance(given[name], float) else np.zeros(given[name].shape, outputs[-1][0].dtype)  # type: ignore[union-attr]
-            for name in wanted
-        }
-        for (name, _), (array, _), total in zip(plan.gradients, outputs[1:], sums[1:], strict=False):
-            result[name] = result[name] + total if array is None else _summed(array, given[name].shape)
-        return result
 
     def check(self, pred: Any, target: Any, *, samples: int = 64, seed: int = 0, **parameters: Any) -> Check:
         """Compare the gradient with central differences, both in float64.
@@ -235,26 +220,8 @@ class Custom:
             across a corner, as of ``abs`` at 0, the two may differ.
         """
         x = np.array(view(pred, self.names[0]), np.float64, order="C")
-        wide = {name: _wide(value, name) for name, value in self._given(target, parameters).items()}
-        target = wide.pop(self.names[1])
-        _, gradient_of = self(x, target, reduction="sum", **wide)
-        worst = Check(0.0, self.names[0], (), 0.0, 0.0)
-        chosen = np.random.default_rng(seed).permutation(x.size)[:samples]
-        for flat in map(int, chosen):
-            index = tuple(map(int, np.unravel_index(flat, x.shape)))
-            step = float(np.cbrt(np.finfo(np.float64).eps)) * max(1.0, abs(float(x[index])))
-            at, sides = x[index], []
-            for moved in (at + step, at - step):
-                x[index] = moved
-                sides.append((moved, self(x, target, reduction="none", grad=False, **wide)))
-            x[index] = at
-            (above, high), (below, low) = sides
-            difference = float(np.sum(high - low) / (above - below))
-            exact = float(gradient_of[index])
-            error = abs(exact - difference) / max(1.0, abs(exact))
-            if not error <= worst.error:
-                worst = Check(error, self.names[0], index, exact, difference)
-        return worst
+        given = {name: wide(value, name) for name, value in self._given(target, parameters, _cpu).items()}
+        return checked(self, self.names[0], x, given.pop(self.names[1]), given, samples, seed)
 
     def explain(self, **parameters: Any) -> None:
         """Print the program: its steps, and the bytes and operations that an element takes.
@@ -268,7 +235,7 @@ class Custom:
         kinds: dict[str, Any] = dict.fromkeys(self.names[2:], 0.0) | parameters
         uniform = frozenset(name for name, value in kinds.items() if isinstance(value, int | float | np.number))
         plan = self._plan(uniform, (), True)
-        print(text_of(self.name, self.names, plan.program, plan.value_level), end="")
+        print(text_of(self.name, self.names, plan.program, plan.value_level, plan.factor), end="")
 
 
 def custom(f: Callable[..., Any]) -> Custom:
@@ -313,45 +280,3 @@ def custom(f: Callable[..., Any]) -> Custom:
     True
     """
     return Custom(f)
-
-
-def _signature(f: Callable[..., Any]) -> tuple[list[str], dict[str, Any]]:
-    import inspect  # noqa: PLC0415 - takes a while, and is seldom needed
-
-    names: list[str] = []
-    defaults: dict[str, Any] = {}
-    for name, parameter in inspect.signature(f).parameters.items():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise TypeError(f"f: expected named parameters, got {parameter}")
-        if name in RESERVED and len(names) > 1:
-            raise ValueError(f"f: expected another name than {name}, which a call has a meaning for")
-        names.append(name)
-        if parameter.default is not parameter.empty:
-            defaults[name] = parameter.default
-    if len(names) < 2:
-        raise TypeError(f"f: expected the arguments pred and target first, got ({', '.join(names)})")
-    return names, defaults
-
-
-def _wanted(wrt: str | Iterable[str], names: list[str], grad: bool) -> tuple[str, ...]:
-    wanted = (wrt,) if isinstance(wrt, str) else tuple(wrt)
-    for name in wanted:
-        if name not in names:
-            raise ValueError(f"wrt: expected names among {', '.join(names)}, got {name!r}")
-    if wanted and not grad:
-        raise ValueError("wrt: expected none with grad=False")
-    return wanted
-
-
-def _wide(value: Any, name: str) -> Any:
-    return value if isinstance(value, float) else np.asarray(view(value, name), np.float64)
-
-
-def _summed(array: Array, shape: tuple[int, ...]) -> Array:
-    """Return the sum over the axes that `shape` was broadcast along, added in double."""
-    extra = array.ndim - len(shape)
-    axes = tuple(i for i in range(array.ndim) if i < extra or (shape[i - extra] == 1 and array.shape[i] != 1))
-    if not axes:
-        return array
-    result: Array = np.add.reduce(array, axes, np.float64, keepdims=True).reshape(shape).astype(array.dtype)
-    return result
