@@ -188,7 +188,7 @@ def test_every_case_of_the_benchmark_is_predicted(case, threads, monkeypatch):
 
 
 def test_kernels_are_measured():
-    found, calls = kernels.rates(1e-4, 1.0), kernels.calls(1e-4)
+    found, calls = kernels.rates(2e-3, 1.0), kernels.calls(2e-3)
     assert list(found) == list(kernels.RATES)
     assert list(calls) == list(kernels.CALLS)
     assert all(value > 0 for value in (*found.values(), *calls.values()))

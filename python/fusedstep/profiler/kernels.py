@@ -97,7 +97,7 @@ def calls(seconds: float) -> dict[str, float]:
     forward = seconds_of(lambda: module.forward(x), seconds)
     return {
         "optimizer": single,
-        "tensor": (several - single) / (tensors - 1),
+        "tensor": max(several - single, 1e-9) / (tensors - 1),
         "cell": seconds_of(lambda: cell(row, state, out=new), seconds),
         "stream": seconds_of(lambda: stream.step(row, new[0]), seconds),
         "sequence": seconds_of(lambda: module(x), seconds),
