@@ -6,6 +6,8 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 from fusedstep import _core
+from fusedstep.optim._cost import step_cost
+from fusedstep.rnn._cost import Sizes
 
 Shape = tuple[int, ...]
 PYTHON_ELEMENTS = 10_000  # pure Python is timed on no more than this, and scaled
@@ -45,8 +47,13 @@ class OptimCase(Case):
         return [math.prod(shape) for shape in self.shapes]
 
     @property
+    def rule(self) -> str:
+        """The compiled one."""
+        return "adam" if self.method == "adamw" else self.method
+
+    @property
     def states(self) -> int:
-        return _core.rules()["adam" if self.method == "adamw" else self.method][1]
+        return _core.rules()[self.rule][1]
 
     @property
     def norm_pass(self) -> bool:
@@ -55,7 +62,7 @@ class OptimCase(Case):
     @property
     def work(self) -> int:
         """Bytes a step moves: gradient read, parameter and states read and written, and what the options add."""
-        return 4 * sum(self.sizes) * (3 + 2 * self.states + self.norm_pass + self.zero_grads)
+        return step_cost(self.rule, sum(self.sizes), 4, frozenset(), norm=self.norm_pass, zero=self.zero_grads).bytes
 
     @property
     def memory(self) -> int:
@@ -104,9 +111,14 @@ class RnnCase(Case):
         return _core.cells()[self.method]["states"]
 
     @property
+    def sizes(self) -> Sizes:
+        """The layer, as costs are computed of it."""
+        return Sizes(self.method, self.size, self.size, self.size)
+
+    @property
     def row(self) -> int:
         """Operations of the two products of a step, for one row."""
-        return 2 * self.gates * self.size * 2 * self.size
+        return self.sizes.product_flops
 
 
 @dataclass(frozen=True)

@@ -74,10 +74,13 @@ def target(outcome: Outcome) -> Text:
 
 
 def own(outcome: Outcome) -> list[Text]:
-    """Return our time, rate and fraction of the ceiling."""
+    """Return our time, rate, fraction of the ceiling, and the predicted time over it."""
     case, ours, ceiling = outcome.case, outcome.ours, outcome.ratio("ceiling")
     rate = "" if ours is None or case.overhead else f"{number(case.work / ours.time.median / 1e9)} {case.unit}"
-    return [time(outcome.timings[OURS]), Text(rate), Text(f"{1 / ceiling.median:.0%} of ceiling" if ceiling else "")]
+    seconds = ours and ours.facts.get("predicted")
+    told = Text(f"predicted × {seconds / ours.time.median:.2f}" if ours and seconds else "")
+    share = Text(f"{1 / ceiling.median:.0%} of ceiling" if ceiling else "")
+    return [time(outcome.timings[OURS]), Text(rate), share, told]
 
 
 def time(timing: Timing) -> Text:
@@ -120,8 +123,8 @@ def table(kind: str, outcomes: Sequence[Outcome], width: int, device: str = "cpu
         present = [name for name in peers if name in outcome.timings]
         if wide:
             cells = {name: stack(time(outcome.timings[name]), relative(outcome, name)) for name in present}
-            own_time, rate, fraction = own(outcome)
-            mine = stack(own_time, Text(", ").join(text for text in (rate, fraction) if text))
+            own_time, rate, fraction, told = own(outcome)
+            mine = stack(own_time, Text(", ").join(text for text in (rate, fraction) if text), told)
             view.add_row(outcome.case.name, mine, *(cells.get(name, "") for name in peers), target(outcome))
         else:
             lines = [
@@ -143,6 +146,17 @@ def further_tensor(outcomes: Sequence[Outcome]) -> dict[str, float]:
         for name, timing in steps[many].timings.items()
         if timing.samples and name in steps[few].timings and steps[few].timings[name].samples
     }
+
+
+def misses(outcomes: Sequence[Outcome]) -> str:
+    """Name the cases whose predicted time is more than 30 % off; "" where nothing was predicted."""
+    told = {
+        o.case.name: o.ours.facts["predicted"] / o.ours.time.median
+        for o in outcomes
+        if o.ours and o.ours.facts.get("predicted")
+    }
+    off = [f"{name}: {ratio:.2f}" for name, ratio in told.items() if not 1 / 1.3 <= ratio <= 1.3]
+    return "; ".join(off) or "none" * bool(told)
 
 
 def header(console: Console, machine: dict[str, Any], facts: dict[str, Any], settings: Settings) -> None:
@@ -207,6 +221,8 @@ def show(console: Console, outcomes: Sequence[Outcome], isa: str, device: str = 
         console.print("* pure Python is timed at a size that it can finish, and scaled by the work.")
     if any(outcome.case.targets for outcome in outcomes):
         console.print(f"Targets are for 2 cores with AVX-512; this ran {isa}.")
+    if off := misses(outcomes):
+        console.print(f"Predicted × is what fusedstep.cost told over our time; further than 30 % off: {off}.")
     further = further_tensor(outcomes)
     if further:
         each = ", ".join(f"{CONTENDERS[name].title} {number(seconds * 1e9)} ns" for name, seconds in further.items())

@@ -110,6 +110,20 @@ def test_sequence_operations_count_every_step_of_a_row():
     assert varied.work * 15 == case.work * 12
 
 
+def test_predictions_that_are_far_off_are_named():
+    pytest.importorskip("rich", reason="the tables need rich")
+    from bench import report
+
+    def outcome(case, **facts):
+        return Outcome(case, {OURS: Timing(samples=[1.0, 1.0, 1.0], facts=facts)})
+
+    first, second = ALL_CASES[:2]
+    assert report.misses([outcome(first)]) == ""
+    assert report.misses([outcome(first, predicted=1.25), outcome(second, predicted=0.8)]) == "none"
+    assert report.misses([outcome(first, predicted=1.25), outcome(second, predicted=0.5)]) == f"{second.name}: 0.50"
+    assert [text.plain for text in report.own(outcome(first, predicted=1.25))][-1] == "predicted × 1.25"
+
+
 # Checks.
 
 CHECKED = [

@@ -8,7 +8,7 @@ pytest.importorskip("sklearn", reason="scikit-learn is not installed: the exampl
 
 import numpy as np
 
-from examples import digits
+from examples import bottleneck, digits
 
 
 @pytest.mark.parametrize("cell", digits.CELLS)
@@ -65,6 +65,56 @@ def test_command_refuses_sizes_out_of_range(option, value, capsys):
     error = capsys.readouterr().err
     assert f"{option} must be from 1 to" in error
     assert f"got {value}" in error
+
+
+# The slow loop.
+
+WAYS = [bottleneck.Way(), *(bottleneck.Way(**{f.name: True}) for f in dataclasses.fields(bottleneck.Way))]
+
+
+def test_every_way_computes_the_same():
+    training, test = digits.Digits.load()
+    batch = next(training.batches(16, np.random.default_rng(0)))
+    expected = None
+    for way in WAYS:
+        model = bottleneck.Classifier(way, 12, seed=0)
+        own = digits.Digits(batch.images.astype(model.dtype), batch.labels)
+        value, grads = model.gradients(own)
+        model.step(grads)
+        images = test.images[:20].astype(model.dtype)
+        found = [value, *(grads[name] for name in model.params), *model.params.values(), model.last_states(images)]
+        expected = expected or found
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a, b, 1e-3, 1e-5, err_msg=str(way))
+
+
+def test_advice_is_taken_until_no_remedy_is_left():
+    small = {"epochs": 1, "hidden": 8, "batch": 8, "seed": 0}
+    seen = []
+    stages = bottleneck.improve(**small, on_stage=seen.append)
+    assert seen == stages
+    assert stages[0].way == bottleneck.Way()
+    changes = [sum(dataclasses.astuple(stage.way)) for stage in stages]
+    assert changes == list(range(len(stages)))
+    assert len(stages) >= 4  # what the machine is, and how busy, decides on the rest
+    assert stages[-1].way.whole_sequences
+    assert bottleneck.remedy(stages[-1]) is None or len(stages) == 1 + len(WAYS) - 1
+    assert all(stage.loss == pytest.approx(stages[0].loss, rel=1e-3) for stage in stages)
+    for word, (name, _) in bottleneck.REMEDIES.items():
+        assert hasattr(bottleneck.Way(), name), word
+
+
+def test_bottleneck_command_prints_profiles_and_the_stages(capsys, tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: nothing draws")
+    picture = tmp_path / "roofline.png"
+    bottleneck.main(["--epochs", "1", "--hidden", "8", "--batch", "64", "--roofline", str(picture)])
+    printed = capsys.readouterr().out
+    for words in ("as written", "lstm cell backward", "What would help", "× at first", "rnn.LSTM in training"):
+        assert words in printed
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SystemExit):
+        bottleneck.main(["--epochs", "0"])
+    assert "--epochs must be at least 1, got 0" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import fusedstep
 import pytest
 from fusedstep import _core
 from fusedstep.profiler import ceilings as module
+from fusedstep.profiler import kernels
 
 LEVELS = ["L1", "L2", "L3", "memory"]
 
@@ -40,6 +41,10 @@ def test_every_level_stream_and_dtype_has_a_rate():
     assert len(rates) == 14
     assert all(rate.one > 0 and rate.all > 0 for rate in rates)
     assert set(m.caches) == {"L1", "L2", "L3"}
+    assert list(m.calls) == list(kernels.CALLS)
+    assert list(m.rates) == list(kernels.RATES)
+    assert all(seconds > 0 for seconds in (*m.calls.values(), *m.rates.values()))
+    assert (m.region > 0) == (m.threads > 1)
     assert m.caches["L1"] < m.caches["L2"] < m.caches["L3"]
 
 
@@ -109,5 +114,7 @@ def test_command_prints_the_table(tmp_path):
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert [line.split()[0] for line in lines[3:7]] == LEVELS
-    assert lines[-1].startswith("fused multiply-adds")
+    assert lines[9].startswith("fused multiply-adds")
     assert all(len(line.split(" / ")) == 4 for line in lines[3:7])
+    assert all(any(line.startswith(f"smallest {name}") for line in lines) for name in kernels.CALLS)
+    assert all(any(line.startswith(f"{name}, one thread") for line in lines) for name in kernels.RATES)

@@ -13,8 +13,9 @@ from fusedstep import _core
 from fusedstep.optim import OPTIMIZERS
 
 from bench import contenders, inputs, losses
-from bench.cases import CellCase, LossCase, OptimCase, RnnCase, SequenceCase, StreamCase
+from bench.cases import AnyCase, CellCase, LossCase, OptimCase, RnnCase, SequenceCase, StreamCase
 from bench.contenders import Array, Step
+from bench.prediction import predicted
 from bench.timing import Sampler
 
 HUGE_PAGE = 2 << 20
@@ -78,6 +79,16 @@ class Contender(contenders.Contender):
     def moved(self, module: Any) -> Any:
         """Return a module or a cell that is where the arrays are."""
         return module
+
+    def predicted(self, case: AnyCase) -> float | None:
+        """Return the seconds that the cost model tells."""
+        return predicted(case)
+
+    def prepare(self, case: AnyCase) -> Step:
+        step = super().prepare(case)
+        if (seconds := self.predicted(case)) is not None:
+            step.facts["predicted"] = seconds
+        return step
 
     def optim(self, case: OptimCase) -> Step:
         pairs = [(self.parameter(p), self.parameter(g)) for p, g in inputs.tensors(case)]

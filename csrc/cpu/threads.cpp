@@ -12,6 +12,7 @@
 #include <new>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #if defined(__linux__)
@@ -22,6 +23,7 @@
 #endif
 
 #include "cpu/memory.h"
+#include "cpu/team_size.h"
 
 namespace fusedstep {
 namespace {
@@ -139,6 +141,12 @@ struct Pool {
 Pool* pool = new Pool;
 std::atomic<int> chosen_threads{0};
 thread_local int thread_limit = kMaxThreads;
+thread_local int largest = 0;
+
+void note_team(int threads) {
+  if (open_profiles.load(std::memory_order_relaxed)) [[unlikely]]
+    largest = std::max(largest, threads);
+}
 
 void forget_pool() { pool = new Pool; }
 [[maybe_unused]] const int at_fork = pthread_atfork(nullptr, nullptr, forget_pool);
@@ -223,11 +231,18 @@ void Team::barrier() const {
 void run_region(int threads, void (*body)(void*, const Team&), void* context) {
   if (threads > 1) {
     std::unique_lock<std::mutex> lock(pool->busy, std::try_to_lock);
-    if (lock) return pool->run(threads, body, context);
+    if (lock) {
+      pool->run(threads, body, context);
+      note_team(pool->threads);
+      return;
+    }
   }
+  note_team(1);
   IeeeMode mode;
   body(context, Team{0, 1});
 }
+
+int largest_team() { return std::exchange(largest, 0); }
 
 void* scratch(std::size_t bytes, int slot) {
   struct Buffer {

@@ -12,5 +12,6 @@ void bind_stream(pybind11::module_& module);
 void bind_loss(pybind11::module_& module);
 void bind_expression(pybind11::module_& module);
 void bind_ceilings(pybind11::module_& module);
+void bind_record(pybind11::module_& module);
 
 }  // namespace fusedstep::python

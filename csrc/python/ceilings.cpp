@@ -94,11 +94,24 @@ double bandwidth(const std::string& name, std::size_t bytes, double seconds, int
   throw py::key_error("no stream is called " + name);
 }
 
+// Seconds that a region of no work takes on so many threads, when one follows the other.
+double region(double seconds, int threads) {
+  const py::gil_scoped_release release;
+  const auto start = Clock::now();
+  std::size_t regions = 0;
+  do {
+    for (int i = 0; i < 16; ++i) parallel(threads, [](const Team&) {});
+    regions += 16;
+  } while (since(start) < seconds);
+  return since(start) / double(regions);
+}
+
 }  // namespace
 
 void bind_ceilings(py::module_& module) {
   module.def("fma_peak", &fma_peak, py::arg("dtype"), py::arg("seconds"), py::arg("threads") = 0);
   module.def("bandwidth", &bandwidth);
+  module.def("region", &region);
 }
 
 }  // namespace fusedstep::python

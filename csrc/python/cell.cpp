@@ -10,6 +10,7 @@
 #include "python/arrays.h"
 #include "python/bind.h"
 #include "python/fastcall.h"
+#include "python/record.h"
 #include "python/steps.h"
 #include "python/weights.h"
 
@@ -83,7 +84,10 @@ Weights step_weights(const std::string& kind, const py::dict& weights) {
   return w;
 }
 
+std::uint32_t bias_of(const Weights& w) { return w.data(2) ? option::bias : 0; }
+
 py::object forward(const Weights& w, const void* packed, PyObject* x, PyObject* state, PyObject* out, bool tape) {
+  const Recording recording;
   const int states = w.cell->states;
   Keep keep;
   const Batch batch(x, w, keep);
@@ -153,6 +157,11 @@ py::object forward(const Weights& w, const void* packed, PyObject* x, PyObject* 
     const MaybeReleaseGil release(work > kReleaseGil);
     w.cell->forward(call);
   }
+  if (recording) [[unlikely]] {
+    const std::uint32_t bits = (packed ? option::frozen : 0) | (tape ? option::tape : 0);
+    recording.add(Kind::cell, w.cell->name, w.dtype, bits | bias_of(w),
+                  {std::int64_t(B), std::int64_t(w.I), std::int64_t(H)});
+  }
   py::object result = out == Py_None ? state_of(results, states) : py::reinterpret_borrow<py::object>(out);
   return tape ? py::object(py::make_tuple(result, saved)) : result;
 }
@@ -160,6 +169,7 @@ py::object forward(const Weights& w, const void* packed, PyObject* x, PyObject* 
 py::tuple cell_backward(const std::string& kind, const py::dict& weights, const py::object& x,
                         const py::sequence& state, const py::sequence& out, const py::object& saved,
                         const py::sequence& dout) {
+  const Recording recording;
   const Weights w = step_weights(kind, weights);
   const int states = w.cell->states;
   Keep keep;
@@ -224,6 +234,9 @@ py::tuple cell_backward(const std::string& kind, const py::dict& weights, const 
     const py::gil_scoped_release release;
     w.cell->backward(call);
   }
+  if (recording) [[unlikely]]
+    recording.add(Kind::cell_backward, w.cell->name, w.dtype, bias_of(w),
+                  {std::int64_t(B), std::int64_t(I), std::int64_t(H)});
   py::dict named;
   for (int i = 0; i < kWeights; ++i)
     if (w.arrays[i]) named[kWeightNames[i]] = gradients[std::size_t(i)];

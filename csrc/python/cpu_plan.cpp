@@ -1,5 +1,6 @@
 // An optimizer's parameters, states, step counts and hyperparameters on the CPU, checked once; and its step.
 
+#include <algorithm>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -11,6 +12,7 @@
 #include "python/bind.h"
 #include "python/fastcall.h"
 #include "python/plan.h"
+#include "python/record.h"
 
 namespace fusedstep::python {
 namespace {
@@ -115,6 +117,7 @@ class Plan {
 
   // (grads, max_norm, grad_scale, check_finite, zero_grads)
   py::object step(PyObject* const* args) {
+    const Recording recording;
     const StepOptions options(args);
     const std::unique_lock<std::mutex> lock = exclusive(*mutex_);
     Keep keep;
@@ -130,6 +133,8 @@ class Plan {
       }
       if (norm.nonfinite < 0) update_all(segments_, multiplier, options.zero_grads);
     }
+    if (recording) [[unlikely]]
+      record(recording, options, norm.nonfinite >= 0);
     if (norm.nonfinite >= 0)
       return step_info(PyFloat_FromDouble(norm.norm), Py_NewRef(Py_False),
                        given_.key(present_[std::size_t(norm.nonfinite)]));
@@ -164,6 +169,35 @@ class Plan {
     if (!apart_.settled(zero)) apart_.settle(zero, given_);
     keep.push_back(std::move(values));
     return elements;
+  }
+
+  // A record for each rule, dtype and set of hyperparameters that the step had.
+  [[gnu::noinline, gnu::cold]] void record(const Recording& recording, const StepOptions& options, bool skipped) const {
+    struct Part {
+      const char* rule;
+      Dtype dtype;
+      std::uint32_t used;
+      std::int64_t tensors, elements;
+    };
+    std::vector<Part> parts;
+    for (std::size_t i = 0; i < present_.size(); ++i) {
+      const Parameter& parameter = parameters_[present_[i]];
+      const Group& group = groups_[parameter.group];
+      const Part part{table().rules[group.rule].name, parameter.fields.dtype, used(group.hyper), 0, 0};
+      auto found = std::find_if(parts.begin(), parts.end(), [&](const Part& p) {
+        return p.rule == part.rule && p.dtype == part.dtype && p.used == part.used;
+      });
+      if (found == parts.end()) found = parts.insert(found, part);
+      ++found->tensors;
+      found->elements += std::int64_t(segments_[i].n);
+    }
+    std::uint32_t bits = options.needs_norm() ? option::norm : 0;
+    if (options.zero_grads) bits |= option::zero;
+    if (skipped) bits |= option::skipped;
+    for (const Part& part : parts) {
+      recording.add(Kind::optimizer, part.rule, part.dtype, bits | part.used, {part.tensors, part.elements});
+      bits |= option::more;
+    }
   }
 
   static bool same(const Py_ssize_t* a, const Py_ssize_t* b, int n) {  // std::equal calls memcmp: 6 ns for two numbers
@@ -213,6 +247,7 @@ class Plan {
 // One tensor's step, for callers that keep their own arrays: arrays = (p, g, *states).
 void update(const std::string& rule_name, const std::vector<double>& hyper, double t, double grad_scale,
             const std::vector<std::string>& names, const std::vector<py::object>& objects) {
+  const Recording recording;
   const int number = find_rule(update_rules(), rule_name);
   const RuleEntry& rule = table().rules[number];
   check_hyper(rule, hyper);
@@ -236,8 +271,12 @@ void update(const std::string& rule_name, const std::vector<double>& hyper, doub
                   .n = arrays[0].size(),
                   .tensor = {arrays[0].data, arrays[1].data, {}}};
   for (int i = 0; i < rule.states; ++i) segment.tensor.state[i] = arrays[std::size_t(2 + i)].data;
-  const MaybeReleaseGil release(segment.n > kReleaseGil);
-  update_all({segment}, grad_scale, false);
+  {
+    const MaybeReleaseGil release(segment.n > kReleaseGil);
+    update_all({segment}, grad_scale, false);
+  }
+  if (recording) [[unlikely]]
+    recording.add(Kind::optimizer, typed.name, arrays[0].dtype, used(hyper), {1, std::int64_t(segment.n)});
 }
 
 py::dict rules() {

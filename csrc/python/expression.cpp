@@ -1,12 +1,14 @@
 // Custom losses: a compiled program and its runs.
 #include <algorithm>
 #include <iterator>
+#include <span>
 #include <tuple>
 
 #include "cpu/loss.h"
 #include "python/arrays.h"
 #include "python/bind.h"
 #include "python/operands.h"
+#include "python/record.h"
 
 namespace fusedstep::python {
 namespace {
@@ -89,6 +91,7 @@ class Expression {
   py::list run(const py::object& input, const std::vector<py::object>& inputs, const std::vector<std::string>& names,
                const std::vector<double>& uniforms, const std::vector<std::tuple<py::object, bool>>& outputs,
                const py::object& grad) const {
+    const Recording recording;
     Keep keep;
     const Array x = array(input.ptr(), {"pred"}, keep);
     check_contiguous(x, {"pred"});
@@ -134,13 +137,33 @@ class Expression {
       const MaybeReleaseGil release(call.n > kReleaseGil);
       run_expression(loss_table(x.dtype), size_of(x.dtype), call);
     }
+    if (recording) [[unlikely]] {
+      std::size_t read = 0, written = 0;
+      for (const Operand& input_operand : operands) read += bytes_of(input_operand, x.dtype);
+      for (const ExpressionOutput& output : std::span(wanted, outputs.size())) {
+        if (output.to) written += 2 * bytes_of(*output.to, Dtype::f64);  // read and written
+        if (output.data) written += size_of(x.dtype) * call.n / (output.rows ? std::max<std::size_t>(call.C, 1) : 1);
+      }
+      recording.add(
+          Kind::custom_loss, name_, x.dtype, 0,
+          {std::int64_t(call.n), std::int64_t(call.C), std::int64_t(read), std::int64_t(written), flops_, row_flops_});
+    }
     py::list result;
     for (std::size_t i = 0; i < outputs.size(); ++i)
       result.append(wanted[i].sums ? py::object(py::float_(sums[i])) : py::none());
     return result;
   }
 
+  // What the profiler calls it, and the FLOPs that an element and a row take.
+  void describe(const std::string& name, std::int64_t flops, std::int64_t row_flops) {
+    name_ = kept_name(name);
+    flops_ = flops;
+    row_flops_ = row_flops;
+  }
+
  private:
+  const char* name_ = "custom";
+  std::int64_t flops_ = 0, row_flops_ = 0;
   std::vector<Instruction> code_;
   const int inputs_, uniforms_, registers_;
   const std::vector<bool> outputs_of_rows_;
@@ -152,6 +175,7 @@ class Expression {
 void bind_expression(py::module_& module) {
   py::class_<Expression>(module, "Expression", py::is_final())
       .def(py::init<const std::vector<Expression::Row>&, int, int, int, const std::vector<bool>&, bool>())
+      .def("describe", &Expression::describe)
       .def("run", &Expression::run);
 }
 

@@ -12,6 +12,7 @@
 #include "python/arrays.h"
 #include "python/bind.h"
 #include "python/calls.h"
+#include "python/record.h"
 #include "python/room.h"
 #include "python/weights.h"
 
@@ -247,6 +248,7 @@ struct Layer : std::enable_shared_from_this<Layer> {
   std::unique_ptr<Run> forward(const py::object& x, const py::object& y, const std::vector<py::object>& state,
                                const std::vector<py::object>& out, const py::object& lengths, const py::object& reset,
                                const Noise& noise, Tape tape) {
+    const Recording recording;
     Keep keep;
     const Array input = array(x.ptr(), {"x"}, keep);
     if (input.nd != 3) throw py::value_error("x: got shape " + shape_text(input.nd, input.shape));
@@ -293,6 +295,11 @@ struct Layer : std::enable_shared_from_this<Layer> {
       cell->sweep(all.data(), int(D()), first, std::min(last, steps));
       for (Sweep& sweep : all) std::copy(sweep.out, sweep.out + kMaxStates, sweep.state);
     });
+    if (recording) [[unlikely]] {
+      std::uint32_t bits = tape == Tape::none ? 0 : tape == Tape::lean ? option::tape | option::lean : option::tape;
+      if (frozen) bits |= option::frozen | std::uint32_t(frozen->storage) << option::storage;
+      record(recording, Kind::sequence, bits, shape);
+    }
     if (tape == Tape::none) run.reset();
     return run;
   }
@@ -301,6 +308,7 @@ struct Layer : std::enable_shared_from_this<Layer> {
   // of each direction the arrays by name.
   void backward(Run& run, const py::object& dy, const std::vector<py::object>& dstate, const py::object& dx,
                 const std::vector<py::dict>& gradients, bool add) const {
+    const Recording recording;
     if (run.spent) throw py::value_error("tape: expected one that no backward call has used, got one that is spent");
     Keep keep;
     const Shape& shape = run.shape;
@@ -418,9 +426,22 @@ struct Layer : std::enable_shared_from_this<Layer> {
     run.saved.clear();
     run.statistics.clear();
     run.second_states.clear();
+    if (recording) [[unlikely]] {
+      const std::uint32_t bits = (lean ? option::lean : 0) | (dinput.data ? option::dx : 0) |
+                                 (dout.data ? option::dy : 0) | (add ? option::add : 0);
+      record(recording, Kind::sequence_backward, bits, shape);
+    }
   }
 
  private:
+  [[gnu::noinline, gnu::cold]] void record(const Recording& recording, Kind kind, std::uint32_t bits,
+                                           const Shape& shape) const {
+    const auto number = [](std::size_t n) { return std::int64_t(n); };
+    recording.add(
+        kind, cell->name, dtype, bits | (directions[0]->data(2) ? option::bias : 0),
+        {number(shape.pairs()), number(shape.steps()), number(shape.B), number(I), number(H), number(P), number(D())});
+  }
+
   void replace(std::shared_ptr<const Snapshot> snapshot) {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (const auto& w : directions) w->set_writeable(!snapshot);
@@ -442,6 +463,7 @@ void dropout(const py::array& x, py::array& y, double p, std::uint64_t seed, std
   const Py_ssize_t element = Py_ssize_t(size_of(from.dtype));
   if (from.size() > 0 && from.shape[2] > 1 && (from.strides[2] != element || to.strides[2] != element))
     throw py::value_error("x, y: expected the elements of a row side by side");
+  const Recording recording;
   const auto steps = std::size_t(from.shape[0]), rows = std::size_t(from.shape[1]), n = std::size_t(from.shape[2]);
   const py::gil_scoped_release release;
   const double threads = std::clamp(double(from.size()) / (1 << 16), 1.0, double(num_threads()));
@@ -455,6 +477,8 @@ void dropout(const py::array& x, py::array& y, double p, std::uint64_t seed, std
                    {seed, layer, first_step + std::uint32_t(step), first_row + std::uint32_t(row)});
     }
   });
+  if (recording) [[unlikely]]
+    recording.add(Kind::dropout, "dropout", from.dtype, 0, {std::int64_t(steps * rows * n)});
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include "python/arrays.h"
 #include "python/bind.h"
 #include "python/operands.h"
+#include "python/record.h"
 
 namespace fusedstep::python {
 namespace {
@@ -15,9 +16,14 @@ namespace {
 // dimension.
 enum class Reduction : int { none, sum, mean, weighted_mean, batch_mean };
 
+std::uint32_t written(const void* grad, const void* values) {
+  return (grad ? option::grad : 0) | (values ? option::values : 0);
+}
+
 py::object loss_elements(const std::string& name, const std::vector<double>& hyper, const py::object& input,
                          const py::object& target, const py::object& weight, const py::object& pos_weight,
                          int reduction_number, const py::object& grad, const py::object& values) {
+  const Recording recording;
   const auto reduction = Reduction(reduction_number);
   Keep keep;
   const Array x = array(input.ptr(), {"input"}, keep);
@@ -49,6 +55,13 @@ py::object loss_elements(const std::string& name, const std::vector<double>& hyp
     call.scale = divisor == 0 ? 0 : 1 / divisor;
     sum = run_elements(*entry, loss, call, reduction != Reduction::none);
   }
+  if (recording) [[unlikely]] {
+    const std::size_t read =
+        bytes_of(call.target, x.dtype) + bytes_of(call.weight, x.dtype) + bytes_of(call.pos_weight, x.dtype);
+    const std::uint32_t weighted = call.weight.data || call.weight.value != 1 ? option::weight : 0;
+    recording.add(Kind::loss, entry->name, x.dtype, used(hyper) | weighted | written(call.grad, call.values),
+                  {std::int64_t(call.n), std::int64_t(read)});
+  }
   if (reduction == Reduction::none) return py::none();
   return py::float_(divisor == 0 ? 0 : sum / divisor);
 }
@@ -57,6 +70,7 @@ py::object loss_rows(bool softmax, const py::object& input, int axis, const py::
                      std::int64_t ignore_index, const py::object& probabilities, const py::object& weight,
                      const py::object& sample_weight, double smoothing, double z_loss, int reduction_number,
                      const py::object& grad, const py::object& values) {
+  const Recording recording;
   const auto reduction = Reduction(reduction_number);
   Keep keep;
   const Array x = array(input.ptr(), {"input"}, keep);
@@ -104,6 +118,16 @@ py::object loss_rows(bool softmax, const py::object& input, int axis, const py::
     value_error({"target"}, "expected classes from 0 to " + std::to_string(std::ptrdiff_t(call.C) - 1) +
                                 " or ignore_index (" + std::to_string(ignore_index) + "), got " +
                                 std::to_string(call.index[weights.bad]) + " in row " + std::to_string(weights.bad));
+  if (recording) [[unlikely]] {
+    const std::size_t element = size_of(x.dtype);
+    const std::size_t read = (call.index ? call.N * sizeof(std::int64_t) : 0) +
+                             element * ((call.probabilities ? x.size() : 0) + (call.weight ? call.C : 0) +
+                                        (call.sample_weight ? call.N : 0));
+    const std::uint32_t bits = (call.weight ? option::weight : 0) | (call.probabilities ? option::probabilities : 0) |
+                               (smoothing != 0 ? option::smoothing : 0) | (z_loss != 0 ? option::z_loss : 0);
+    recording.add(Kind::loss_rows, softmax ? "cross_entropy" : "nll", x.dtype, bits | written(call.grad, call.values),
+                  {std::int64_t(call.N), std::int64_t(call.C), std::int64_t(read)});
+  }
   if (reduction == Reduction::none) return py::none();
   return py::float_(divisor == 0 ? 0 : sum / divisor);
 }

@@ -81,4 +81,5 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
   bind_loss(module);
   bind_expression(module);
   bind_ceilings(module);
+  bind_record(module);
 }

@@ -7,6 +7,20 @@ namespace {
 
 constexpr int kInt32 = 5, kLong = 7, kLongLong = 9, kBool = 0, kByte = 2;  // NPY_INT, …, NPY_BOOL, NPY_UBYTE
 
+std::size_t size_of(Element element, Dtype dtype) {
+  switch (element) {
+    case Element::same:
+      return fusedstep::size_of(dtype);
+    case Element::int32:
+      return 4;
+    case Element::int64:
+      return 8;
+    case Element::byte:
+      break;
+  }
+  return 1;
+}
+
 std::string shape_of(const std::vector<Py_ssize_t>& shape) { return shape_text(int(shape.size()), shape.data()); }
 
 }  // namespace
@@ -88,10 +102,7 @@ void* gradient(const py::object& grad, const Array& input, const Name& name, Kee
 }
 void check_apart(const void* grad, std::size_t bytes, const Operand& operand, Dtype dtype, const char* name) {
   if (!grad || !operand.data) return;
-  const std::ptrdiff_t size = operand.element == Element::same    ? std::ptrdiff_t(size_of(dtype))
-                              : operand.element == Element::int32 ? 4
-                              : operand.element == Element::int64 ? 8
-                                                                  : 1;
+  const auto size = std::ptrdiff_t(size_of(operand.element, dtype));
   const char *first = static_cast<const char*>(operand.data), *last = first;
   for (int d = 0; d < operand.nd; ++d)
     (operand.stride[d] < 0 ? first : last) += size * operand.stride[d] * std::ptrdiff_t(operand.shape[d] - 1);
@@ -102,6 +113,14 @@ void check_apart(const void* grad, std::size_t bytes, const Operand& operand, Dt
 
 void* values_of(const py::object& values) {
   return values.is_none() ? nullptr : py::reinterpret_borrow<py::array>(values).mutable_data();
+}
+
+std::size_t bytes_of(const Operand& operand, Dtype dtype) {
+  if (!operand.data) return 0;
+  std::size_t bytes = size_of(operand.element, dtype);
+  for (int d = 0; d < operand.nd; ++d)
+    if (operand.stride[d] != 0) bytes *= operand.shape[d];
+  return bytes;
 }
 
 }  // namespace fusedstep::python

@@ -23,4 +23,7 @@ void check_apart(const void* grad, std::size_t bytes, const Operand& operand, Dt
 
 void* values_of(const py::object& values);
 
+// Bytes that an operand has in memory: what is broadcast counts once.
+std::size_t bytes_of(const Operand& operand, Dtype dtype);
+
 }  // namespace fusedstep::python

@@ -9,6 +9,7 @@
 #include "python/arrays.h"
 #include "python/bind.h"
 #include "python/fastcall.h"
+#include "python/record.h"
 #include "python/weights.h"
 
 namespace fusedstep::python {
@@ -60,6 +61,7 @@ class Stream {
 
   // (x, out)
   py::object step(PyObject* const* args) {
+    const Recording recording;
     const Weights& w = *layers_[0];
     Keep keep;
     const Array x = array(args[0], {"x"}, keep);
@@ -98,6 +100,12 @@ class Stream {
       const void* from = x.data;
       for (std::size_t i = 0; i < layers_.size(); ++i) from = advance(i, from);
       std::copy_n(static_cast<const char*>(from), bytes, to);
+    }
+    if (recording) [[unlikely]] {
+      const std::uint32_t bits = (w.data(2) ? option::bias : 0) | std::uint32_t(storage_) << option::storage;
+      recording.add(Kind::stream, w.cell->name, w.dtype, option::frozen | bits,
+                    {std::int64_t(batch_), std::int64_t(w.I), std::int64_t(w.H), std::int64_t(w.P),
+                     std::int64_t(layers_.size())});
     }
     return result;
   }

@@ -17,20 +17,33 @@ from fusedstep import optim, rnn
 from fusedstep._core import build_info, num_threads, set_num_threads
 
 if TYPE_CHECKING:
-    from fusedstep import loss
-    from fusedstep.profiler import machine
+    from fusedstep import loss, profiler
+    from fusedstep.profiler import cost, machine, profile
 
 __version__: str = build_info()["version"]
 
-__all__ = ["__version__", "build_info", "loss", "machine", "num_threads", "optim", "rnn", "set_num_threads"]
+__all__ = [
+    "__version__",
+    "build_info",
+    "cost",
+    "loss",
+    "machine",
+    "num_threads",
+    "optim",
+    "profile",
+    "profiler",
+    "rnn",
+    "set_num_threads",
+]
+_PROFILER = ("cost", "machine", "profile")
 
 
 def __getattr__(name: str) -> Any:
     """Import losses and profiler when they are first asked for: they would be half of the package's import."""
-    if name == "loss":
-        return importlib.import_module("fusedstep.loss")
-    if name == "machine":
-        return importlib.import_module("fusedstep.profiler").machine
+    if name in ("loss", "profiler"):
+        return importlib.import_module(f"fusedstep.{name}")
+    if name in _PROFILER:
+        return getattr(importlib.import_module("fusedstep.profiler"), name)
     raise AttributeError(f"module 'fusedstep' has no attribute {name!r}")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import cupy
 import fusedstep
 
-from bench.cases import OptimCase, RnnCase
+from bench.cases import AnyCase, OptimCase, RnnCase
 from bench.contenders import Array
 from bench.contenders import fusedstep as cpu
 from bench.contenders.cuda import copy_ceiling, cupy_clock
@@ -53,6 +53,9 @@ class Contender(cpu.Contender):
 
     def rnn_ceiling(self, case: RnnCase) -> None:
         """Return none: what bounds a step is the latency of launches and barriers, of which no loop is a measure."""
+
+    def predicted(self, case: AnyCase) -> float | None:  # noqa: ARG002 - docs/gpu.md has the model of a GPU
+        return None
 
     def memory_facts(self, arrays: list[Any]) -> dict[str, Any]:  # noqa: ARG002
         return {}

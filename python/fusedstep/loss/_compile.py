@@ -4,22 +4,22 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from fusedstep import _core
+from fusedstep import _core, _cost
 from fusedstep.loss._graph import ELEMENT, ROW, UNIFORM, Graph, Node, ordered
 
-# Operations of arithmetic that an instruction takes for each element, those of its polynomial included.
+# Operations of arithmetic that an instruction takes for each element.
 FLOPS = {
     **dict.fromkeys(("copy", "expand", "sign", "not", "negative", "absolute", "where"), 0),
     **dict.fromkeys(("less", "less_equal", "equal", "not_equal", "and", "or"), 1),
     **dict.fromkeys(("multiply_add", "multiply_subtract", "subtract_multiply"), 2),
-    "exp": 22,
-    "log": 24,
-    "log1p": 29,
-    "tanh": 21,
-    "sigmoid": 21,
-    "decay": 23,
-    "log1p_of_positive": 28,
-    "softplus_of": 31,
+    "exp": _cost.EXP,
+    "log": _cost.LOG,
+    "log1p": _cost.LOG1P,
+    "tanh": _cost.TANH,
+    "sigmoid": _cost.SIGMOID,
+    "decay": _cost.EXP,
+    "log1p_of_positive": _cost.LOG1P_OF_POSITIVE,
+    "softplus_of": _cost.SOFTPLUS - _cost.EXP,
     "sigmoid_of": 2,
 }
 

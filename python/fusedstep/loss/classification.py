@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from fusedstep._cost import EXP, LOG, SOFTPLUS
 from fusedstep.loss._base import BATCH_MEAN, INFINITY, REDUCTIONS, elementwise, number, reduction_of
+from fusedstep.loss._cost import FLOPS
 
 
 def binary_cross_entropy_with_logits(
@@ -63,6 +65,11 @@ def binary_cross_entropy_with_logits(
     positive = 1.0 if pos_weight is None else pos_weight
     chosen = reduction_of(reduction)
     return elementwise("binary_cross_entropy_with_logits", (), input, target, weight, chosen, out, grad, positive)
+
+
+# softplus and σ of x and −x; then 1 − t, w·t, and two products and a sum each for value and gradient.
+LOGIT_FLOPS = SOFTPLUS + 4
+FLOPS["binary_cross_entropy_with_logits"] = lambda _: LOGIT_FLOPS + 8
 
 
 def focal(
@@ -132,6 +139,10 @@ def focal(
     return elementwise("focal", hyper, input, target, weight, reduction_of(reduction), out, grad)
 
 
+# 1 − t 1, q 3, b 3, b′ 3, q′/q 4, a 3, the factor 1, value 1, gradient 4; q^γ where γ is not 0.
+FLOPS["focal"] = lambda used: LOGIT_FLOPS + 23 + ("gamma" in used) * (EXP + LOG + 1)
+
+
 def kl_div(
     input: Any,  # noqa: A002
     target: Any,
@@ -186,6 +197,9 @@ def kl_div(
     """
     chosen = reduction_of(reduction, REDUCTIONS | {"batchmean": BATCH_MEAN})
     return elementwise("kl_div", (float(bool(log_target)),), input, target, weight, chosen, out, grad)
+
+
+FLOPS["kl_div"] = lambda used: 2 + (EXP if "log_target" in used else LOG)
 
 
 def hinge(
@@ -252,3 +266,6 @@ def hinge(
     """
     hyper = (number(margin, "margin", 0.0, INFINITY), float(bool(squared)))
     return elementwise("hinge", hyper, input, target, weight, reduction_of(reduction), out, grad)
+
+
+FLOPS["hinge"] = lambda used: 5 if "squared" in used else 2

@@ -188,6 +188,8 @@ class Custom:
                 outputs.append(Output(found.get((pred, ELEMENT), graph.constant(0)), ELEMENT))
             inputs = [name for name in self.names if name not in uniform]
             program = compiled(graph, outputs, inputs, self._by_row)
+            flops = [sum(step.flops for step in program.code if step.rows == rows) for rows in (False, True)]
+            program.expression.describe(self.name, *flops)
             self._plans[key] = Plan(program, root.level, factor, gradients, uniform_steps(program.uniforms))
         return self._plans[key]
 

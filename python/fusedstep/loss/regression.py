@@ -3,6 +3,7 @@
 from typing import Any
 
 from fusedstep.loss._base import INFINITY, MEAN, WEIGHTED_MEAN, elementwise, number, reduction_of
+from fusedstep.loss._cost import FLOPS
 
 
 def _weighted(reduction: str, weight: Any) -> int:
@@ -61,6 +62,9 @@ def mse(
     return elementwise("mse", (), input, target, weight, _weighted(reduction, weight), out, grad)
 
 
+FLOPS["mse"] = lambda _: 3  # x − t, its square, its double
+
+
 def l1(
     input: Any,  # noqa: A002
     target: Any,
@@ -109,6 +113,9 @@ def l1(
     (1.1667, array([ 0.3333, -0.3333,  0.3333]))
     """
     return elementwise("l1", (), input, target, weight, _weighted(reduction, weight), out, grad)
+
+
+FLOPS["l1"] = lambda _: 1
 
 
 def smooth_l1(
@@ -170,6 +177,9 @@ def smooth_l1(
     return elementwise("smooth_l1", hyper, input, target, weight, reduction_of(reduction), out, grad)
 
 
+FLOPS["smooth_l1"] = lambda used: 6 if "beta" in used else 1
+
+
 def huber(
     input: Any,  # noqa: A002
     target: Any,
@@ -227,3 +237,6 @@ def huber(
     """
     hyper = (number(delta, "delta", 0.0, INFINITY, above=True),)
     return elementwise("huber", hyper, input, target, weight, reduction_of(reduction), out, grad)
+
+
+FLOPS["huber"] = lambda _: 4

@@ -6,6 +6,7 @@ import numpy as np
 
 from fusedstep import _core
 from fusedstep._array import Array, view
+from fusedstep._cost import EXP_OF_NEGATIVE, LOG
 from fusedstep.loss._base import NONE, gradient, number, real, reduction_of, result
 
 
@@ -200,3 +201,14 @@ def nll(
     (1.3863, array([[ 0., -1.,  0.]]))
     """
     return _run(False, input, target, weight, ignore_index, reduction, 0.0, sample_weight, 0.0, axis, out, grad)
+
+
+def row_flops(C: int, *, dense: bool, z_loss: bool, grad: bool) -> int:
+    """Count the operations of `cross_entropy` on a row of C classes.
+
+    A class: its distance from the maximum, the exponential, the sum, the gradient. Where every class has a mass
+    (`dense`: probabilities, or smoothing) that takes 3, its share in the loss 3, and its part of the gradient 2. A row:
+    the logarithm, lse and the loss; and z·lse² 3, in the gradient 3.
+    """
+    of_class = 1 + EXP_OF_NEGATIVE + 1 + grad + dense * (6 + 2 * grad)
+    return C * of_class + LOG + 3 + z_loss * (3 + 3 * grad)

@@ -141,6 +141,11 @@ class Optimizer:
         raise NotImplementedError
 
     @classmethod
+    def flops(cls, used: frozenset[str]) -> dict[str, int]:
+        """Count the operations on an element, by compiled rule, where hyperparameters that are not 0 are `used`."""
+        raise NotImplementedError
+
+    @classmethod
     def initial_state(cls, values: Values) -> float:  # noqa: ARG003
         """Return the value that states start from."""
         return 0.0

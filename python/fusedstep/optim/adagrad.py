@@ -148,6 +148,11 @@ class Adagrad(Optimizer):
         """Return the value that the sum starts from."""
         return float(values["initial_accumulator_value"])
 
+    @classmethod
+    def flops(cls, used: frozenset[str]) -> dict[str, int]:
+        """Count: the sum 2, p 5; decay 2."""
+        return {"adagrad": 7 + 2 * ("weight_decay" in used)}
+
 
 def adagrad_step(
     p: Any,

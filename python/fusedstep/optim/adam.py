@@ -166,6 +166,12 @@ class Adam(Optimizer):
         """Name the states as torch does."""
         return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 3 if values["amsgrad"] else 2]
 
+    @classmethod
+    def flops(cls, used: frozenset[str]) -> dict[str, int]:
+        """Count: p·keep 1, m 3, v 4, p 6; coupled decay 2; AMSGrad's largest v 1."""
+        adam = 14 + 2 * ("weight_decay" in used and "decoupled" not in used)
+        return {"adam": adam, "amsgrad": adam + 1}
+
 
 def adamw_reference(
     p: Array, g: Array, states: tuple[Array, ...], *, weight_decay: float = 1e-2, **options: Any

@@ -167,6 +167,17 @@ class RMSprop(Optimizer):
         buffer = ("momentum_buffer",) if values["momentum"] != 0 else ()
         return ("square_avg", *mean, *buffer)
 
+    @classmethod
+    def flops(cls, used: frozenset[str]) -> dict[str, int]:
+        """Count: v 4, the root 2, p 3; decay 2; the mean and its use 6; the buffer 2."""
+        rmsprop = 9 + 2 * ("weight_decay" in used)
+        return {
+            "rmsprop": rmsprop,
+            "rmsprop_momentum": rmsprop + 2,
+            "rmsprop_centered": rmsprop + 6,
+            "rmsprop_centered_momentum": rmsprop + 8,
+        }
+
 
 def rmsprop_step(
     p: Any,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fusedstep import _core
+from fusedstep.profiler import kernels
 
 STREAMS = ("copy", "triad", "update")
 DTYPES = ("float32", "float64")
@@ -16,7 +17,7 @@ MEMORY = "memory"  # the level behind the caches
 
 # Bytes where the system does not tell: what most of today's processors have at least.
 _USUAL = {"L1": 32 << 10, "L2": 512 << 10, "L3": 8 << 20}
-_SECONDS = 0.035  # of one measurement; there are two dozen
+_SECONDS = 0.02  # of one measurement; there are three dozen
 
 
 class Rate(NamedTuple):
@@ -48,6 +49,15 @@ class Machine(NamedTuple):
         to another), ``"triad"`` (a sum of two) and ``"update"`` (Adam's bytes without its arithmetic).
     peak : dict
         By dtype, a `Rate` in GFLOP/s: fused multiply-adds on registers, each two FLOPs.
+    region : float
+        Seconds of a parallel region of all threads that does nothing.
+    calls : dict
+        By kind (``"optimizer"``, ``"cell"``, …), seconds of the smallest call; ``"tensor"``: of each further one in an
+        optimizer's step.
+    rates : dict
+        What the kernels' parts reach on one thread, in 1e9 a second, of float32: FLOPs of ``"products"`` of many rows
+        and of the gates' ``"functions"``; elements with a root and a division (``"roots"``), and of ``"norms"``;
+        weights of ``"packing"``.
     """
 
     cpu: str
@@ -56,6 +66,9 @@ class Machine(NamedTuple):
     caches: dict[str, int]
     bandwidth: dict[str, dict[str, Rate]]
     peak: dict[str, Rate]
+    region: float
+    calls: dict[str, float]
+    rates: dict[str, float]
 
     def __str__(self) -> str:
         """Lay out the figures as a table."""
@@ -66,6 +79,9 @@ class Machine(NamedTuple):
             lines.append(f"{level + size:24}" + "".join(f"{_pair(by_stream[stream]):>18}" for stream in STREAMS))
         lines += ["", f"{'GFLOP/s':24}" + "".join(f"{dtype:>18}" for dtype in self.peak)]
         lines.append(f"{'fused multiply-adds':24}" + "".join(f"{_pair(rate):>18}" for rate in self.peak.values()))
+        lines += ["", f"{'an empty region':24}{self.region * 1e9:15,.0f} ns"]
+        lines += [f"{'smallest ' + name:24}{seconds * 1e9:15,.0f} ns" for name, seconds in self.calls.items()]
+        lines += [f"{name + ', one thread':24}{rate:15.2f} G/s" for name, rate in self.rates.items()]
         return "\n".join(lines)
 
 
@@ -114,26 +130,34 @@ def _caches() -> dict[str, int]:
 def _measure() -> Machine:
     threads = _core.num_threads()
     caches = _caches()
-    # Well inside each level and well past the one before; in memory, four times the last, within reason.
+    # Well inside each level and well past the one before; in memory, eight times the last, within reason.
     sizes = {"L1": caches["L1"] * 3 // 4}
     sizes["L2"] = max(caches["L2"] // 2, 2 * caches["L1"])
     sizes["L3"] = max(caches["L3"] // 2, 2 * caches["L2"])
-    sizes[MEMORY] = min(max(4 * caches["L3"], 64 << 20), 256 << 20)
+    sizes[MEMORY] = min(max(8 * caches["L3"], 64 << 20), 256 << 20)
     counts = sorted({1, threads})
 
-    def rate(measure: Any) -> Rate:
-        values = [measure(count) for count in counts]
+    def rate(measure: Any, samples: int = 1) -> Rate:
+        values = [min(measure(count) for _ in range(samples)) for count in counts]
         return Rate(values[0], values[-1])
 
     bandwidth = {
         level: {
-            stream: rate(lambda count, stream=stream, size=size: _core.bandwidth(stream, size, _SECONDS, count))
+            stream: rate(
+                lambda count, stream=stream, size=size: _core.bandwidth(stream, size, _SECONDS, count),
+                # The lower of two: at times much of what is larger than a cache is found there.
+                samples=2 if level == MEMORY else 1,
+            )
             for stream in STREAMS
         }
         for level, size in sizes.items()
     }
     peak = {dtype: rate(lambda count, dtype=dtype: _core.fma_peak(dtype, _SECONDS, count)) for dtype in DTYPES}
-    return Machine(_cpu(), _core.build_info()["isa"], threads, caches, bandwidth, peak)
+    region = _core.region(_SECONDS, threads) if threads > 1 else 0.0
+    calls = kernels.calls(_SECONDS / 3)
+    rates = kernels.rates(_SECONDS / 3, peak["float32"].all / peak["float32"].one)
+    isa = _core.build_info()["isa"]
+    return Machine(_cpu(), isa, threads, caches, bandwidth, peak, region, calls, rates)
 
 
 def _folder() -> Path:
@@ -160,7 +184,8 @@ def _read(file: Path) -> Machine | None:
             for level, by_stream in record.pop("bandwidth").items()
         }
         peak = {dtype: Rate(*record["peak"][dtype]) for dtype in DTYPES}
-        return Machine(**{**record, "bandwidth": bandwidth, "peak": peak})
+        given = {"bandwidth": bandwidth, "peak": peak, "calls": record["calls"], "rates": record["rates"]}
+        return Machine(**{**record, **given})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or not ours: measure anew
         return None
 

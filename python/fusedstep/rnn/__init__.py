@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+from fusedstep.rnn import gru_cells, layer_norm, lstm_cells
 from fusedstep.rnn._base import Cell, Gradients, Tape
 from fusedstep.rnn._module import Module
 from fusedstep.rnn._tape import SequenceTape
@@ -36,6 +37,7 @@ class CellRow(NamedTuple):
     backward: Callable[..., Gradients]  # (tape, dh) or (tape, dh, dc)
     reference: Callable[..., Any]  # as step
     backward_reference: Callable[..., Gradients]  # (x, state, weights, dh) or (x, state, weights, dh, dc)
+    unit_flops: tuple[int, int]  # of a hidden unit of a row, without products: forward, backward
 
 
 # The cells that have a step of their own, by their compiled names: what tests and benchmarks iterate.
@@ -47,24 +49,41 @@ CELLS: dict[str, CellRow] = {
             lstm_cell_backward,
             partial(lstm_cell_reference, coupled=coupled),
             partial(lstm_cell_backward_reference, coupled=coupled),
+            lstm_cells.unit_flops(peephole, coupled),
         )
         for coupled in (False, True)
         for peephole in (False, True)
     },
-    "gru": CellRow(GRUCell, gru_cell, gru_cell_backward, gru_cell_reference, gru_cell_backward_reference),
+    "gru": CellRow(
+        GRUCell,
+        gru_cell,
+        gru_cell_backward,
+        gru_cell_reference,
+        gru_cell_backward_reference,
+        gru_cells.unit_flops(reset_after=True),
+    ),
     "gru_reset_before": CellRow(
         partial(GRUCell, reset_after=False),
         partial(gru_cell, reset_after=False),
         gru_cell_backward,
         partial(gru_cell_reference, reset_after=False),
         partial(gru_cell_backward_reference, reset_after=False),
+        gru_cells.unit_flops(reset_after=False),
     ),
+}
+
+# Those that sequences alone have, too.
+UNIT_FLOPS: dict[str, tuple[int, int]] = {
+    **{kind: row.unit_flops for kind, row in CELLS.items()},
+    "layer_norm_lstm": layer_norm.unit_flops(states=2),
+    "layer_norm_gru": layer_norm.unit_flops(states=1),
 }
 
 __all__ = [
     "CELLS",
     "GRU",
     "LSTM",
+    "UNIT_FLOPS",
     "Cell",
     "CellRow",
     "GRUCell",

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from fusedstep._array import Array
+from fusedstep.rnn import gru_cells, lstm_cells
 from fusedstep.rnn.lstm_cells import sigmoid
 
 EPSILON = 1e-5
@@ -15,6 +16,22 @@ def normalized(a: Array) -> Array:
     apart = a - a.mean(axis=-1, keepdims=True)
     result: Array = apart / np.sqrt((apart * apart).mean(axis=-1, keepdims=True) + EPSILON)
     return result
+
+
+# What normalising a value takes. Forward: its part in the mean 1, its deviation 1, its part in the variance 2, N 1,
+# gain and bias 2. Backward: its gradient 8, and its parts in those of gain and bias 3 (csrc/cpu/norm.h, norm_back.h).
+NORM_FLOPS = (7, 11)
+
+
+def unit_flops(states: int) -> tuple[int, int]:
+    """Count the operations on one hidden unit of one row, without products, of an LSTM (two states) or a GRU.
+
+    Those of the plain cell, one addition for each preactivation whose halves are normalised apart, and the values that
+    are normalised: both halves of the gates, and an LSTM's c.
+    """
+    plain = lstm_cells.unit_flops(False, False) if states == 2 else gru_cells.unit_flops(True)
+    values, halves = (9, 4) if states == 2 else (6, 2)
+    return plain[0] + halves + values * NORM_FLOPS[0], plain[1] + values * NORM_FLOPS[1]
 
 
 def layer_norm_lstm_reference(
