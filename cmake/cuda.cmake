@@ -89,8 +89,11 @@ target_compile_options(cuda_kernels PRIVATE --fmad=false --expt-relaxed-constexp
                                             -Xcompiler=-Wall,-Wextra,-ffp-contract=off)
 
 file(GLOB cuda_bindings CONFIGURE_DEPENDS csrc/python/cuda_*.cpp)
-pybind11_add_module(_cuda MODULE NO_EXTRAS csrc/python/arguments.cpp csrc/python/plan.cpp csrc/python/device_array.cpp
-                    ${cuda_bindings} $<TARGET_OBJECTS:cuda_kernels>)
+list(APPEND cuda_bindings csrc/python/device_array.cpp)
+set_source_files_properties(${cuda_bindings} PROPERTIES UNITY_GROUP cuda)
+pybind11_add_module(_cuda MODULE NO_EXTRAS csrc/python/arguments.cpp csrc/python/plan.cpp ${cuda_bindings}
+                    $<TARGET_OBJECTS:cuda_kernels>)
+set_target_properties(_cuda PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE GROUP)
 set_target_properties(_cuda PROPERTIES LINKER_LANGUAGE CXX CUDA_RUNTIME_LIBRARY Static)
 target_link_libraries(_cuda PRIVATE fusedstep_options)
 if(CMAKE_SYSTEM_NAME STREQUAL "Linux")

@@ -4,9 +4,6 @@
 set(FUSEDSTEP_KERNEL_OBJECTS "")
 set(FUSEDSTEP_ISA_DEFINITIONS "")
 
-# Sanitized kernels take minutes to compile at -O3.
-set(kernel_optimization $<IF:$<BOOL:${FUSEDSTEP_SANITIZE}>,-O1,-O3>)
-
 string(REPLACE "," ";" wanted_isas "${FUSEDSTEP_ISAS}")
 
 function(fusedstep_add_isa name vector_bytes)
@@ -19,7 +16,7 @@ function(fusedstep_add_isa name vector_bytes)
     target_link_libraries(${kernels} PRIVATE fusedstep_options)
     target_compile_definitions(${kernels} PRIVATE ISA=${name} SCALAR=${scalar} FUSEDSTEP_VECTOR_BYTES=${vector_bytes})
     # -Wno-psabi: a vector that crosses a function boundary stays within its instruction set.
-    target_compile_options(${kernels} PRIVATE ${kernel_optimization} -Wno-psabi -fno-exceptions ${ARGN})
+    target_compile_options(${kernels} PRIVATE -O3 -Wno-psabi -fno-exceptions ${ARGN})
     list(APPEND FUSEDSTEP_KERNEL_OBJECTS $<TARGET_OBJECTS:${kernels}>)
   endforeach()
   set(FUSEDSTEP_KERNEL_OBJECTS ${FUSEDSTEP_KERNEL_OBJECTS} PARENT_SCOPE)

@@ -377,9 +377,9 @@ def test_smoke(tmp_path):
     assert {"cpu", "processors", "python", "commit"} <= set(record["machine"])
     assert record["settings"]["threads"] >= 1
     installed = {name for name, entry in CONTENDERS.items() if entry.installed and "cpu" in entry.devices}
-    assert set(record["contenders"]) == installed
-    assert {"version", "isa", "threads"} <= set(record["contenders"][OURS])
     expected = {case.name: case for case in rows.select(smoke=True)}
+    assert set(record["contenders"]) == installed & {OURS, *(peer for case in expected.values() for peer in case.peers)}
+    assert {"version", "isa", "threads"} <= set(record["contenders"][OURS])
     assert {case["name"] for case in record["cases"]} == set(expected)
     for case in record["cases"]:
         if expected[case["name"]].threads > record["settings"]["threads"]:

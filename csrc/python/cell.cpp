@@ -17,8 +17,6 @@
 namespace fusedstep::python {
 namespace {
 
-constexpr double kReleaseGil = 1 << 17;  // fused multiply-adds: about 5 µs
-constexpr int kMaxStates = 2;
 constexpr const char* kStateNames[kMaxStates] = {"h", "c"};
 constexpr const char* kOutNames[kMaxStates] = {"out[0]", "out[1]"};
 // B rows of n elements, or one row given as a vector; rows may lie apart.
@@ -154,7 +152,7 @@ py::object forward(const Weights& w, const void* packed, PyObject* x, PyObject* 
   }
   {
     const double work = double(B) * double(H) * double(w.I + H) * w.cell->gates;
-    const MaybeReleaseGil release(work > kReleaseGil);
+    const MaybeReleaseGil release(work > kLongProduct);
     w.cell->forward(call);
   }
   if (recording) [[unlikely]] {

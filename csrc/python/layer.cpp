@@ -19,7 +19,6 @@
 namespace fusedstep::python {
 namespace {
 
-constexpr int kMaxStates = 2;
 enum class Tape { none, lean, full };
 
 struct Layer;

@@ -96,7 +96,7 @@ class Stream {
     }
     {
       const ThreadLimit limit(threads_);
-      const MaybeReleaseGil release(work() > kReleaseGil);
+      const MaybeReleaseGil release(work() > kLongProduct);
       const void* from = x.data;
       for (std::size_t i = 0; i < layers_.size(); ++i) from = advance(i, from);
       std::copy_n(static_cast<const char*>(from), bytes, to);
@@ -140,7 +140,6 @@ class Stream {
     return sum;
   }
 
-  static constexpr double kReleaseGil = 1 << 17;  // fused multiply-adds: about 5 µs
   const std::size_t batch_;
   const int threads_;
   Storage storage_ = Storage::same;
