@@ -1,5 +1,5 @@
 // The record of calls that `fusedstep.profile` reads: which method, its shapes and options, when and on how many
-// threads. Bytes and FLOPs follow from these in Python (profiler/costs.py).
+// threads. Bytes and FLOPs follow from these in Python (profiler/work.py).
 //
 // While no profile is open a call pays for one relaxed load and a branch.
 #pragma once
