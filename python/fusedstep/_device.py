@@ -170,6 +170,17 @@ class Device:
         """Return a CuPy array of zeros."""
         return self.cupy.zeros(shape, dtype)
 
+    def real(self, obj: Any, name: str) -> Any:
+        """View an array that must be float32 or float64 and C-contiguous."""
+        array = self.array(obj, name)
+        if array.dtype.type not in (np.float32, np.float64):
+            raise TypeError(f"{name}: expected a float32 or float64 array, got dtype {array.dtype}")
+        if not array.flags.c_contiguous:
+            raise ValueError(
+                f"{name}: expected a C-contiguous array, got shape {array.shape} with strides {array.strides}"
+            )
+        return array
+
     def matmul(self, a: Any, b: Any, out: Any) -> None:
         """Write the matrix product of CuPy arrays."""
         self.cupy.matmul(a, b, out=out)

@@ -29,18 +29,7 @@ class Place:
     def __init__(self, device: Device) -> None:
         self.device = device
         self.empty, self.zeros = device.empty, device.zeros
-        self.view = device.array
-
-    def real(self, obj: Any, name: str) -> Any:
-        """View an array that must be float32 or float64 and C-contiguous."""
-        array = self.view(obj, name)
-        if array.dtype.type not in (np.float32, np.float64):
-            raise TypeError(f"{name}: expected a float32 or float64 array, got dtype {array.dtype}")
-        if not array.flags.c_contiguous:
-            raise ValueError(
-                f"{name}: expected a C-contiguous array, got shape {array.shape} with strides {array.strides}"
-            )
-        return array
+        self.view, self.real = device.array, device.real
 
     def gradient(self, x: Any, out: Any, grad: bool) -> Any:
         """Return the array that the gradient is written to: `out` where it is given."""

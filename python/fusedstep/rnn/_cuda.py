@@ -38,6 +38,7 @@ class Place:
         self.empty = self.result = device.empty
         self.zeros = device.zeros
         self.view = self.mask = device.array
+        self.parameter = device.real
 
     @classmethod
     def current(cls) -> "Place":
@@ -53,17 +54,6 @@ class Place:
     def contiguous(array: Any) -> Any:
         """Give the array, or a C-contiguous copy."""
         return array if array.flags.c_contiguous else array.copy()
-
-    def parameter(self, obj: Any, name: str) -> Any:
-        """View an array that will be updated in place."""
-        array = self.view(obj, name)
-        if array.dtype.type not in (np.float32, np.float64):
-            raise TypeError(f"{name}: expected a float32 or float64 array, got dtype {array.dtype}")
-        if not array.flags.c_contiguous:
-            raise ValueError(
-                f"{name}: expected a C-contiguous array, got shape {array.shape} with strides {array.strides}"
-            )
-        return array
 
     overlap = staticmethod(overlap)
 
