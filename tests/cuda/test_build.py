@@ -109,6 +109,16 @@ def test_the_toolkit_in_the_environment_that_builds(configure, tmp_path):
     assert_without(result, f"{path} is of version 12.0, older than 12.8")
 
 
+def test_libraries_beside_a_packaged_nvcc_are_found(configure, tmp_path):
+    path = nvcc(tmp_path / "cu13" / "bin", "release 13.0, V13.0.88")
+    path.write_text(path.read_text().replace("[ ", f'echo "$@" >> "{tmp_path}/asked"\n[ '))
+    library = tmp_path / "cu13" / "lib" / "libcudart_static.a"
+    library.parent.mkdir()
+    library.touch()
+    configure("AUTO", CUDACXX=str(path))
+    assert f"-L{library.parent}" in (tmp_path / "asked").read_text()
+
+
 def test_off_looks_for_nothing(configure):
     result = configure("OFF")
     assert result.returncode == 0, result.stderr
