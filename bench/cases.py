@@ -104,11 +104,11 @@ class RnnCase(Case):
 
     @property
     def gates(self) -> int:
-        return _core.cells()[self.method]["gates"]
+        return self.sizes.gates
 
     @property
     def states(self) -> int:
-        return _core.cells()[self.method]["states"]
+        return self.sizes.states
 
     @property
     def sizes(self) -> Sizes:
