@@ -107,16 +107,30 @@ enum class Op : std::uint8_t {
   multiply_add,       // a·b + c
   multiply_subtract,  // a·b − c
   subtract_multiply,  // c − a·b
+  pair,               // the first of the pairs below
+  // of four
+  where_less = pair + 24,  // a < b ? c : d
+  where_less_equal,
 };
 inline constexpr int kMaxOutputs = 16;
-inline constexpr int kOps = int(Op::subtract_multiply) + 1;
-constexpr int arity(Op op) { return op < Op::add ? 1 : op < Op::where ? 2 : 3; }
+inline constexpr int kOps = int(Op::where_less_equal) + 1;
+constexpr int arity(Op op) { return op < Op::add ? 1 : op < Op::where ? 2 : op < Op::where_less ? 3 : 4; }
+
+// (a ∘ b) • c, each rounded: ∘ of Op::add … divide, then Second. A product that is added to is an fma and no pair.
+enum class Second : int { add, subtract, subtract_from, multiply, divide, divide_into };
+inline constexpr int kSeconds = int(Second::divide_into) + 1;
+constexpr bool is_pair(Op op) { return op >= Op::pair && op < Op::where_less; }
+constexpr Op first_of(Op pair) { return Op(int(Op::add) + (int(pair) - int(Op::pair)) / kSeconds); }
+constexpr Second second_of(Op pair) { return Second((int(pair) - int(Op::pair)) % kSeconds); }
+constexpr bool exists(Op op) {
+  return !is_pair(op) || first_of(op) != Op::multiply || second_of(op) >= Second::multiply;
+}
 
 struct Instruction {
   Op op;
   bool rows;        // of the rows; otherwise of the elements
-  bool uniform[3];  // which operands are numbers
-  std::uint16_t to, from[3];
+  bool uniform[4];  // which operands are numbers
+  std::uint16_t to, from[4];
 };
 
 struct ExpressionOutput {

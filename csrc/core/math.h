@@ -11,18 +11,21 @@
 // stays below 1, where an ULP is half as large. Reduction: Cody and Waite, "Software Manual for the Elementary
 // Functions", 1980, chapter 6. g: Remez exchange, rounded to T; the float one then searched for the best rounding.
 //
-//   x = 2ᵏ·(1 + f), √½ ≤ 1 + f < √2        s = f / (2 + f)        log(1 + f) = 2·atanh(s) = f − f²/2 + s·(f²/2 +
-//   z·p(z)) z = s², p a polynomial                                        log(x) = k·ln2 + log(1 + f)
+//   x = 2ᵏ·(1 + f), ¾ ≤ 1 + f < 1½        log(x) = k·ln2 + log(1 + f)
 //
-//   log1p     log(1 + x) = log(u) + c/u, where u + c = 1 + x without rounding
+//   float     log(1 + f) = f − f²·(½ − f·p(f))
+//   double    log(1 + f) = 2·atanh(s) = f − f²/2 + s·(f²/2 + z·p(z)), s = f / (2 + f), z = s²
+//
+//   log1p     f = x·2⁻ᵏ + (2⁻ᵏ − 1), k that of 1 + x, rounded: exact for k < 25, but next to the ends of [¾, 1½)
 //   softplus  log(1 + e^x) = max(x, 0) + log1p(e^−|x|)
 //
 // The series in s, whose argument is small where f is not: Tang, "Table-driven implementation of the logarithm
-// function", ACM TOMS 16(4), 1990. p: Remez exchange on [0, 0.1716²], rounded to T.
+// function", ACM TOMS 16(4), 1990; in float its division takes longer than the polynomial in f. p: Remez exchange, on
+// [−¼, ½] in f and [0, 0.2²] in z, rounded to T one by one, the rest fitted again.
 //
 // Largest error in ULP against the true value, subnormal results included:
-//   float, all 2^32 inputs      exp 0.996   sigmoid 2.444   tanh 1.933   log 0.840   log1p 0.840   softplus 1.665
-//   double, samples             exp 0.993   sigmoid 2.285   tanh 2.111   log 0.839   log1p 0.820   softplus 1.637
+//   float, all 2^32 inputs      exp 0.996   sigmoid 2.444   tanh 1.933   log 0.911   log1p 0.916   softplus 1.709
+//   double, samples             exp 0.993   sigmoid 2.285   tanh 2.111   log 0.890   log1p 0.882   softplus 1.637
 // Every result is in the function's range, the limits at ±inf are exact, NaN gives NaN, tanh is odd, tanh and log1p
 // keep −0.
 #pragma once
@@ -54,8 +57,9 @@ struct MathConstants<float> {
   static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
   // Subnormal numbers are raised before their exponent is read.
   static constexpr int raised = 24;
-  // Minimax: z·p(z) is within 2^-29.2 of 2·atanh(s)/s − 2.
-  static constexpr std::array p = {0x1.55557ap-1f, 0x1.995eb4p-2f, 0x1.31e3a6p-2f};
+  // Minimax: log(1 + f) is within 2^-27.6 of itself.
+  static constexpr std::array p = {0x1.5555a4p-2f, -0x1.000046p-2f, 0x1.99695ep-3f, -0x1.54ed86p-3f,
+                                   0x1.288490p-3f, -0x1.0da51ap-3f, 0x1.ad0ad6p-4f, -0x1.71e7dep-5f};
 };
 
 template <>
@@ -78,23 +82,23 @@ struct MathConstants<double> {
                                    0x1.1e3d342c198b1p-29};
   static constexpr double ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33;
   static constexpr int raised = 54;
-  // Minimax: within 2^-58.4, as above.
-  static constexpr std::array p = {0x1.5555555555592p-1, 0x1.999999997fd33p-2, 0x1.24924941f905ap-2,
-                                   0x1.c71c52028b2afp-3, 0x1.7466406370087p-3, 0x1.39a19281d8ec4p-3,
-                                   0x1.2f070c2a0ca22p-3};
+  // Minimax: z·p(z) is within 2^-61.6 of 2·atanh(s)/s − 2.
+  static constexpr std::array p = {0x1.555555555554fp-1, 0x1.999999999c174p-2, 0x1.24924921e4d8dp-2,
+                                   0x1.c71c748f1bf27p-3, 0x1.745c4b08bfff2p-3, 0x1.3b35ba6571a41p-3,
+                                   0x1.0dcc095ca55c5p-3, 0x1.1b7e5b18ef4a1p-3};
 };
 
 // From here on σ and tanh are 1 in both types.
 inline constexpr int kSigmoidMax = 40, kTanhMax = 20;
 
-// NaN stays in both (max and min of simd.h look for NaN in either argument, which costs twice as much).
+// NaN stays in both (max and min look for NaN in either argument, which costs more).
 template <class V>
 FN V at_least(V x, typename V::Scalar low) {
-  return select(x < V(low), V(low), x);
+  return larger(V(low), x);
 }
 template <class V>
 FN V at_most(V x, typename V::Scalar high) {
-  return select(x > V(high), V(high), x);
+  return smaller(V(high), x);
 }
 
 // kMagic and the integer nearest to a·b, in one rounding.
@@ -130,16 +134,21 @@ struct ReducedExp {
   }
 };
 
-// 2ⁿ in two factors: where e^x is subnormal the last product is the only rounding at its size.
 template <class V>
 FN V exp(V x) {
   using Constants = MathConstants<typename V::Scalar>;
   const ReducedExp<1, 2, V> e(at_least(at_most(x, Constants::exp_max), Constants::exp_min));
-  const V half = raised_product(e.n, 0.5), m = half - V(kMagic<typename V::Scalar>), scale = pow2_of_raised(half);
-  return fma(scale, e.q, scale) * pow2(e.n - m);
+  return scaled_successor(e.q, e.raised);
 }
 
-// e^x of x ≤ 0, where what is less than 2^-126 (2^-1022) may be 0: three fifths of the work.
+// e^−|x|.
+template <class V>
+FN V decay(V x) {
+  const ReducedExp<-1, 2, V> e(at_most(abs(x), -MathConstants<typename V::Scalar>::exp_min));
+  return scaled_successor(e.q, e.raised);
+}
+
+// e^x of x ≤ 0, where what is less than 2^-126 (2^-1022) may be 0.
 template <class V>
 FN V exp_of_negative(V x) {
   const ReducedExp<1, 2, V> e(at_least(x, MathConstants<typename V::Scalar>::exp_none));
@@ -165,23 +174,25 @@ FN V tanh(V x) {
   return copysign(fma(-scale, e.q, one - scale), x) / fma(scale, e.q, one + scale);
 }
 
-// log((1 + f)·2^k) + rest for a small rest, √½ ≤ 1 + f < √2.
+// log(1 + f) + rest for ¾ ≤ 1 + f < 1½ and a small rest.
 template <class V>
-FN V log_of_parts(V f, V k, V rest) {
+FN V log_of_fraction(V f, V rest) {
   using T = typename V::Scalar;
-  using Constants = MathConstants<T>;
-  const V s = f / (V(T(2)) + f), z = s * s, half_square = V(T(0.5)) * f * f;
-  constexpr auto p = Constants::p;
-  const V low = fma(s, half_square + z * polynomial(z, p), fma(k, V(Constants::ln2_low), rest));
-  return fma(k, V(Constants::ln2_high), f - (half_square - low));
+  const V half(T(0.5)), f2 = f * f;
+  constexpr auto p = MathConstants<T>::p;
+  if constexpr (sizeof(T) == 4) {
+    return f - fma(f2, fma(-f, polynomial(f, p), half), -rest);
+  } else {
+    const V s = f / (V(T(2)) + f), z = s * s, half_square = half * f2;
+    return f - (half_square - fma(s, half_square + z * polynomial(z, p), rest));
+  }
 }
-
-// log(u + c) for positive u that are normal and finite, c less than an ULP of u.
+// log((1 + f)·2^k) of k in its unit.
 template <class V>
-FN V log_of_sum(V u, V c) {
-  V k;
-  const V f = split(u, k) - V(typename V::Scalar(1));
-  return log_of_parts(f, k, c / u);
+FN V log_of_parts(V f, V k) {
+  using T = typename V::Scalar;
+  constexpr T high = MathConstants<T>::ln2_high / kExponentUnit<T>, low = MathConstants<T>::ln2_low / kExponentUnit<T>;
+  return fma(k, V(high), log_of_fraction(f, k * V(low)));
 }
 
 // `y` where x is positive and finite; the logarithm's limits elsewhere.
@@ -202,21 +213,26 @@ FN V log(V x) {
   const auto subnormal = x < V(std::numeric_limits<T>::min());
   const V normal = select(subnormal, x * V(T(1ull << Constants::raised)), x);
   V k;
-  const V f = split(normal, k) - V(T(1));
-  return with_log_limits(x, log_of_parts(f, k - select(subnormal, V(T(Constants::raised)), zero), zero));
+  const auto bits = exponent(abs(normal), k);
+  const V f = from_bits<V>(to_bits(normal) - bits) - V(T(1));
+  return with_log_limits(x, log_of_parts(f, k - select(subnormal, V(Constants::raised * kExponentUnit<T>), zero)));
 }
 
-// What 1 + x, rounded to u, leaves out: Knuth, "The Art of Computer Programming" 2, section 4.2.2, theorem B.
+// log(1 + x) of u = |1 + x|, rounded, positive and finite. 2⁻ᵏ is −inf for the largest exponent: 0 does as well.
 template <class V>
-FN V rest_of_successor(V x, V u) {
-  const V one(typename V::Scalar(1)), b = u - one;
-  return (one - (u - b)) + (x - b);
+FN V log_of_successor(V x, V u) {
+  using T = typename V::Scalar;
+  const V one(T(1));
+  V k;
+  const auto bits = exponent(u, k);
+  const V scale = at_least(from_bits<V>(to_bits(one) - bits), T(0));
+  return log_of_parts(from_bits<V>(to_bits(x) - bits) + (scale - one), k);
 }
 
 template <class V>
 FN V log1p(V x) {
   const V one(typename V::Scalar(1)), u = one + x;
-  return select(u == one, x, with_log_limits(u, log_of_sum(u, rest_of_successor(x, u))));
+  return select(u == one, x, with_log_limits(u, log_of_successor(x, abs(u))));
 }
 
 // The same for x that are not negative; −0 gives 0.
@@ -224,20 +240,24 @@ template <class V>
 FN V log1p_of_positive(V x) {
   using T = typename V::Scalar;
   const V u = V(T(1)) + x;
-  return select(u < V(std::numeric_limits<T>::infinity()), log_of_sum(u, rest_of_successor(x, u)), u);
+  return select(u < V(std::numeric_limits<T>::infinity()), log_of_successor(x, u), u);
 }
 
-// The same for x in [0, 1]. NaN gives anything.
+// The same for x in [0, 1]: k is 0 or 1.
 template <class V>
 FN V log1p_of_unit(V x) {
-  const V one(typename V::Scalar(1)), u = one + x;
-  return log_of_sum(u, x - (u - one));
+  using T = typename V::Scalar;
+  using Constants = MathConstants<T>;
+  const V half(T(0.5)), zero(T(0));
+  const auto small = x < half;
+  const V f = select(small, x, fma(x, half, -half));
+  return select(small, zero, V(Constants::ln2_high)) + log_of_fraction(f, select(small, zero, V(Constants::ln2_low)));
 }
 
 template <class V>
 FN V softplus(V x) {
   using T = typename V::Scalar;
-  return at_least(x, T(0)) + log1p_of_unit(exp(-abs(x)));
+  return at_least(x, T(0)) + log1p_of_unit(decay(x));
 }
 
 }  // namespace fusedstep::ISA

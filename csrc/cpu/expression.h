@@ -1,5 +1,5 @@
-// The machine that runs custom losses: chunks that stay in L1, each through all instructions, a group of vectors at a
-// time (steps.h); sums of rows and their expansion are loops of their own over a chunk.
+// The machine that runs custom losses: a group of vectors at a time through all instructions (steps.h). Sums of rows
+// and their expansion are loops of their own, over chunks that stay in L1.
 #pragma once
 
 #include <algorithm>
@@ -28,32 +28,48 @@ void expand_rows(T* to, const T* from, std::size_t rows, std::size_t C) {
   for (std::size_t r = 0; r < rows; ++r) std::fill_n(to + r * C, C, from[r]);
 }
 
-// Where the next chunk's results go: their lines are fetched while a chunk is worked on, which takes 0.85 of the time.
-// (What is read next is there without: the hardware sees it coming.)
+// Where results go a little later: their lines are fetched meanwhile, which takes 0.85 of the time. (What is read next
+// is there without: the hardware sees it coming.)
 template <class T>
 class Ahead {
  public:
-  void add(T* to) { to_[n_++] = to; }
+  static constexpr std::size_t distance = kChunkBytes / sizeof(T);
+
+  // `to`: where the chunk's results go; `n`: elements until the last that is written in order.
+  void add(T* to, std::size_t n) { to_[n_++] = {to, n}; }
   FN void fetch(std::size_t at) const {
     for (int i = 0; i < n_; ++i)
-      for (std::size_t j = 0; j < kGroup<T>; j += 64 / sizeof(T)) __builtin_prefetch(to_[i] + at + j, 1);
+      for (std::size_t j = at + distance; j < std::min(at + distance + kGroup<T>, to_[i].n); j += 64 / sizeof(T))
+        __builtin_prefetch(to_[i].to + j, 1);
   }
 
  private:
-  T* to_[kMaxOutputs];
+  struct {
+    T* to;
+    std::size_t n;
+  } to_[kMaxOutputs];
   int n_ = 0;
 };
 
 // The instructions as steps, and after each run of them, until a loop over rows or the end, an end of steps. Slots are
-// numbered as ExpressionCall has them.
+// numbered as ExpressionCall has them. With `sums`, whole groups are run: an output that is a sum of elements is added
+// to it by a step, and is stored where it is read.
 template <class T>
 class Steps {
  public:
-  static std::size_t bytes(int n_code) { return std::size_t(n_code) * (2 * sizeof(Step<T>) + 1) + alignof(Step<T>); }
+  static std::size_t bytes(int n_code) {
+    const auto n = std::size_t(n_code);
+    return ((2 * n + kMaxOutputs) * sizeof(Step<T>) + n + alignof(Step<T>) - 1) / alignof(Step<T>) * alignof(Step<T>);
+  }
 
-  // memory: bytes(call.n_code), aligned as a Step.
-  Steps(const ExpressionCall& call, int first_output, char* memory)
-      : call_(call), steps_(reinterpret_cast<Step<T>*>(memory)), held_(memory + 2 * call.n_code * sizeof(Step<T>)) {
+  // memory: bytes(call.n_code), aligned as a Step. sums: (call.n_outputs), or null.
+  Steps(const ExpressionCall& call, int first_output, Sum* sums, char* memory)
+      : call_(call),
+        first_output_(first_output),
+        sums_(sums),
+        one_run_(std::none_of(call.code, call.code + call.n_code, [](const Instruction& in) { return loops(in.op); })),
+        steps_(reinterpret_cast<Step<T>*>(memory)),
+        held_(memory + (2 * std::size_t(call.n_code) + kMaxOutputs) * sizeof(Step<T>)) {
     for (int i = 0; i < call.n_code; ++i) {
       const Instruction& in = call.code[i];
       int held = 0;
@@ -64,12 +80,23 @@ class Steps {
     Step<T>* step = steps_;
     for (int i = 0; i < call.n_code; ++i) {
       const Instruction& in = call.code[i];
-      if (in.op == Op::sum || in.op == Op::expand) continue;
-      *step = {runs<T>.of[int(in.op)][int(held_[i])][kept(i, first_output)], nullptr, {}, {}};
-      for (int j = 0; j < 3; ++j) step->mask[j] = in.uniform[j] ? 0 : ~std::size_t(0);
+      if (loops(in.op)) continue;
+      *step = {runs<T>.of[int(in.op)][int(held_[i])][kept(i)], nullptr, {}, mask(in.to, false), {}};
+      for (int j = 0; j < arity(in.op); ++j) step->mask[j] = mask(in.from[j], in.uniform[j]);
       ++step;
-      if (i + 1 == call.n_code || !together(i, i + 1)) *step++ = {end_of_steps<T>, nullptr, {}, {}};
+      if (accumulated(in.to))
+        *step++ = {runs<T>.accumulate, reinterpret_cast<T*>(sums_ + (in.to - first_output_)), {}, 0, {}};
+      if (i + 1 == call.n_code || !together(i, i + 1)) *step++ = {runs<T>.end, nullptr, {}, 0, {}};
     }
+  }
+
+  // Whether the instructions are one run of steps, so that a register is needed for one group at a time.
+  bool one_run() const { return one_run_; }
+  // Whether a step adds what is written to this slot to a sum.
+  bool accumulated(int slot) const {
+    if (!sums_ || slot < first_output_) return false;
+    const ExpressionOutput& output = call_.outputs[slot - first_output_];
+    return output.sums && !output.data && !output.rows;
   }
 
   // All instructions for one chunk of n elements in so many rows.
@@ -87,29 +114,34 @@ class Steps {
           const Instruction& own = call_.code[i];
           step->to = slot[own.to];
           for (int j = 0; j < arity(own.op); ++j) step->from[j] = slot[own.from[j]];
-          if ((++step)->run == end_of_steps<T>) break;
+          if ((++step)->run == runs<T>.accumulate) ++step;
+          if (step->run == runs<T>.end) break;
         }
         ++step;
         const bool whole = first == steps_ && !in.rows;
         for (std::size_t at = 0, end = in.rows ? rows : n; at < end; at += kGroup<T>) {
           if (whole) ahead.fetch(at);
-          first->run(first, at, Vec<T>(), Vec<T>(), Vec<T>(), Vec<T>());
+          start(first, at, std::make_integer_sequence<int, kVectors>{});
         }
       }
     }
   }
 
  private:
+  static bool loops(Op op) { return op == Op::sum || op == Op::expand; }
+  std::size_t mask(int slot, bool number) const {
+    if (slot < call_.n_inputs) return uniform(call_.inputs[slot]) ? 0 : ~std::size_t(0);
+    return number || (one_run_ && (slot < first_output_ || accumulated(slot))) ? 0 : ~std::size_t(0);
+  }
   // Whether instruction j, the one after i, is a step after its step.
   bool together(int i, int j) const {
     const Instruction &a = call_.code[i], &b = call_.code[j];
-    const auto loops = [](Op op) { return op == Op::sum || op == Op::expand; };
     return !loops(a.op) && !loops(b.op) && a.rows == b.rows;
   }
   // Whether another than the next step reads what instruction i computes, or it is an output.
-  bool kept(int i, int first_output) const {
+  bool kept(int i) const {
     const int to = call_.code[i].to;
-    if (to >= first_output) return true;
+    if (to >= first_output_ && !accumulated(to)) return true;
     for (int j = i + 1; j < call_.n_code; ++j) {
       const Instruction& in = call_.code[j];
       for (int k = 0; k < arity(in.op); ++k)
@@ -120,6 +152,9 @@ class Steps {
   }
 
   const ExpressionCall& call_;
+  const int first_output_;
+  Sum* const sums_;
+  const bool one_run_;
   Step<T>* const steps_;
   char* const held_;  // (n_code)
 };
@@ -128,8 +163,15 @@ template <class T>
 void evaluate(const ExpressionCall& call, std::size_t begin, std::size_t end) {
   const auto whole = [](std::size_t n) { return (n + kGroup<T> - 1) / kGroup<T> * kGroup<T>; };
   const std::size_t block_size = expression_block(call.by_row, call.C, sizeof(T));
-  const std::size_t chunk = call.by_row ? block_size : kChunkBytes / sizeof(T);
-  const std::size_t room_of_chunk = whole(chunk),
+  // Rows are chunks of their own. Otherwise a chunk ends a block, or is small where its inputs are copied, and what is
+  // left of whole groups and terms of a sum is one more.
+  const bool copied = std::any_of(call.inputs, call.inputs + call.n_inputs,
+                                  [](const Operand& input) { return !uniform(input) && !flat(input); });
+  constexpr std::size_t small = kChunkBytes / sizeof(T), grain = std::max<std::size_t>(kGroup<T>, Sum::lanes);
+  const std::size_t chunk = call.by_row || !copied ? block_size : small;
+  const std::size_t room_of_chunk = whole(call.by_row ? chunk
+                                          : copied    ? small
+                                                      : grain),
                     room_of_rows = whole(call.by_row ? chunk / std::max<std::size_t>(call.C, 1) : 0);
 
   const int first_uniform = call.n_inputs, first_register = first_uniform + call.n_uniforms;
@@ -139,7 +181,7 @@ void evaluate(const ExpressionCall& call, std::size_t begin, std::size_t end) {
   // Slots are not a multiple of 4 KiB apart: a load would wait for the store before it that looks alike.
   const std::size_t room_of_slot = std::max(room_of_chunk, room_of_rows) + std::max<std::size_t>(kGroup<T>, 16);
   const std::size_t bytes = std::size_t(n_slots) * (sizeof(T*) + room_of_slot * sizeof(T)) + 64;
-  char* const memory = static_cast<char*>(scratch(bytes + Steps<T>::bytes(call.n_code)));
+  char* const memory = static_cast<char*>(scratch(bytes + 2 * Steps<T>::bytes(call.n_code)));
   T** const slot = reinterpret_cast<T**>(memory);
   T* const room = reinterpret_cast<T*>(memory + (std::size_t(n_slots) * sizeof(T*) + 63) / 64 * 64);
   const auto own = [&](int i) { return room + std::size_t(i) * room_of_slot; };
@@ -148,13 +190,16 @@ void evaluate(const ExpressionCall& call, std::size_t begin, std::size_t end) {
   for (int i = 0; i < first_uniform; ++i)
     if (uniform(call.inputs[i])) elements_of(call.inputs[i], 0, room_of_slot, slot[i]);
 
-  Steps<T> steps(call, first_output, memory + bytes);
+  Sum sums[kMaxOutputs];
+  Steps<T> whole_groups(call, first_output, sums, memory + bytes);
+  Steps<T> others(call, first_output, nullptr, memory + bytes + Steps<T>::bytes(call.n_code));
 
   for (std::size_t block = begin; block < end; ++block) {
-    Sum sums[kMaxOutputs];
+    std::fill_n(sums, call.n_outputs, Sum());
     const std::size_t last = std::min(call.n, (block + 1) * block_size);
     for (std::size_t first = block * block_size, n; first < last; first += n) {
       n = std::min(chunk, last - first);
+      if (!call.by_row && n > grain) n -= n % grain;
       const std::size_t row = call.by_row ? first / call.C : 0, rows = call.by_row ? n / call.C : 0;
       for (int i = 0; i < first_uniform; ++i) {
         if (uniform(call.inputs[i])) continue;
@@ -162,23 +207,21 @@ void evaluate(const ExpressionCall& call, std::size_t begin, std::size_t end) {
         if (from != own(i) && n % kGroup<T> != 0) std::memcpy(own(i), from, n * sizeof(T));
         slot[i] = n % kGroup<T> != 0 ? own(i) : const_cast<T*>(from);
       }
+      Ahead<T> ahead;
       for (int i = 0; i < call.n_outputs; ++i) {
         const ExpressionOutput& output = call.outputs[i];
         const std::size_t size = output.rows ? rows : n, at = (output.rows ? row : first) - output.first;
-        slot[first_output + i] =
-            output.data && size % kGroup<T> == 0 ? static_cast<T*>(output.data) + at : own(first_output + i);
+        const bool direct = output.data && size % kGroup<T> == 0;
+        slot[first_output + i] = direct ? static_cast<T*>(output.data) + at : own(first_output + i);
+        if (direct && !output.rows) ahead.add(slot[first_output + i], std::min(call.n, end * block_size) - first);
       }
-      Ahead<T> ahead;
-      for (int i = 0; i < call.n_outputs; ++i)
-        if (T* const to = slot[first_output + i];
-            to != own(first_output + i) && first + n < last && !call.outputs[i].rows)
-          ahead.add(to + n);
+      Steps<T>& steps = n % kGroup<T> == 0 ? whole_groups : others;
       steps.run(slot, n, rows, ahead);
       for (int i = 0; i < call.n_outputs; ++i) {
         const ExpressionOutput& output = call.outputs[i];
         const std::size_t size = output.rows ? rows : n, at = (output.rows ? row : first) - output.first;
         const T* const from = slot[first_output + i];
-        if (output.sums) sums[i].add(from, size);
+        if (output.sums && !steps.accumulated(first_output + i)) sums[i].add(from, size);
         if (output.data && from == own(first_output + i))
           std::memcpy(static_cast<T*>(output.data) + at, from, size * sizeof(T));
       }

@@ -12,6 +12,11 @@ namespace fusedstep::ISA {
 
 inline bool uniform(const Operand& operand) { return operand.data == nullptr; }
 
+// Whether it lies in memory as the input does.
+inline bool flat(const Operand& operand) {
+  return operand.data && operand.element == Element::same && operand.nd == 1 && operand.stride[0] == 1;
+}
+
 // count elements `stride` apart, as T.
 template <class T, class S>
 void copy(const S* from, std::ptrdiff_t stride, std::size_t count, T* to) {
@@ -58,9 +63,7 @@ const T* elements_of(const Operand& operand, std::size_t begin, std::size_t n, T
     std::fill_n(buffer, n, T(operand.value));
     return buffer;
   }
-  const int last = operand.nd - 1;
-  if (operand.element == Element::same && last == 0 && operand.stride[0] == 1)
-    return static_cast<const T*>(operand.data) + begin;
+  if (flat(operand)) return static_cast<const T*>(operand.data) + begin;
   const auto run = [&](std::ptrdiff_t at, std::ptrdiff_t stride, std::size_t count, T* to) {
     switch (operand.element) {
       case Element::same:

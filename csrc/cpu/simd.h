@@ -70,6 +70,8 @@ struct Vec {
   FN Vec(Raw x) : raw(x) {}
   FN Vec(T x) : raw(x - Raw{}) {}  // broadcast (x - 0 keeps -0)
 
+  FN static Vec number(Bits bits) { return __builtin_convertvector(bits, Raw); }
+
   FN friend Vec operator+(Vec a, Vec b) { return a.raw + b.raw; }
   FN friend Vec operator-(Vec a, Vec b) { return a.raw - b.raw; }
   FN friend Vec operator*(Vec a, Vec b) { return a.raw * b.raw; }
@@ -271,3 +273,5 @@ FN void store_n(S* p, Vec<T> a, int n) {
 }
 
 }  // namespace fusedstep::ISA
+
+#include "cpu/native.h"

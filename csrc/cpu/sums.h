@@ -8,6 +8,19 @@
 
 namespace fusedstep::ISA {
 
+// Lanes j·D::size on of a register that has as many times the lanes.
+template <class D, class S>
+FN D widen_part(Vec<S> a, [[maybe_unused]] int j) {
+  if constexpr (std::is_same_v<D, Vec<S>>) return a;
+#if defined(__AVX512F__)
+  if constexpr (kNative && sizeof(S) == 4)
+    return D(typename D::Raw(_mm512_cvtps_pd(j ? _mm512_extractf32x8_ps(a.raw, 1) : _mm512_castps512_ps256(a.raw))));
+#endif
+  S lanes[Vec<S>::size];
+  __builtin_memcpy(lanes, &a.raw, sizeof lanes);
+  return widen<D>(lanes + j * D::size);
+}
+
 class Sum {
  public:
   static constexpr int lanes = 32;
@@ -24,6 +37,12 @@ class Sum {
     S rest[lanes] = {};
     for (std::size_t j = at; j < n; ++j) rest[j - at] = x[j];
     add_all(rest);
+  }
+  // Terms at, at+1, … since the last total, as many as the vector has lanes, all counted.
+  template <class S>
+  FN void add_vector(std::size_t at, Vec<S> x) {
+    D* const lane = lane_ + at % lanes / D::size;
+    for (int j = 0; j < Vec<S>::size / D::size; ++j) lane[j] = lane[j] + widen_part<D>(x, j);
   }
   double total() const {
     double folded[lanes];

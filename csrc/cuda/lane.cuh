@@ -28,6 +28,8 @@ struct Lane {
   Lane() = default;
   FN Lane(T x) : raw(x) {}
 
+  FN static Lane number(Bits bits) { return T(bits); }
+
   FN friend Lane operator+(Lane a, Lane b) { return a.raw + b.raw; }
   FN friend Lane operator-(Lane a, Lane b) { return a.raw - b.raw; }
   FN friend Lane operator*(Lane a, Lane b) { return a.raw * b.raw; }

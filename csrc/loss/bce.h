@@ -16,7 +16,7 @@ struct Logit {
 
   FN explicit Logit(V x) {
     using T = typename V::Scalar;
-    const V one(T(1)), e = exp(-abs(x)), l = log1p_of_unit(e), high = one / (one + e), low = e * high;
+    const V one(T(1)), e = decay(x), l = log1p_of_unit(e), high = one / (one + e), low = e * high;
     plus = at_least(x, T(0)) + l;
     minus = at_least(-x, T(0)) + l;
     up = select(x < V(T(0)), low, high);

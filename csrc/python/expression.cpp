@@ -46,12 +46,21 @@ constexpr const char* kOpNames[] = {"copy",
                                     "multiply_add",
                                     "multiply_subtract",
                                     "subtract_multiply"};
-static_assert(std::size(kOpNames) == kOps);
+static_assert(std::size(kOpNames) == std::size_t(Op::pair));
+constexpr const char* kSecondNames[] = {"add", "subtract", "subtract_from", "multiply", "divide", "divide_into"};
+static_assert(std::size(kSecondNames) == kSeconds);
+
+std::string name_of(Op op) {
+  if (op == Op::where_less) return "where_less";
+  if (op == Op::where_less_equal) return "where_less_equal";
+  if (!is_pair(op)) return kOpNames[int(op)];
+  return std::string(kOpNames[int(first_of(op))]) + "_then_" + kSecondNames[int(second_of(op))];
+}
 
 Op op_of(const std::string& name) {
-  const auto found = std::find(std::begin(kOpNames), std::end(kOpNames), name);
-  if (found == std::end(kOpNames)) throw py::key_error("no operation is called " + name);
-  return Op(found - std::begin(kOpNames));
+  for (int i = 0; i < kOps; ++i)
+    if (exists(Op(i)) && name_of(Op(i)) == name) return Op(i);
+  throw py::key_error("no operation is called " + name);
 }
 
 // A custom loss, compiled. Slots are numbered as ExpressionCall has them.

@@ -33,7 +33,13 @@ def dice(pred, target):
     return 1 - (2 * math.sum(p * target) + 1) / (math.sum(p) + math.sum(target) + 1)
 
 
-CUSTOM = {f.__name__: custom(f) for f in (charbonnier, mixed, dice)}
+def chained(pred, target):
+    """Of pairs of arithmetic, and of a choice by a comparison."""
+    d = (pred - target) / 1.3
+    return math.where(d < target, 0.3, 0.7) * (d * d) * pred + 2 / (1.5 + d * d) - math.log(3 + pred * pred) / 1.7
+
+
+CUSTOM = {f.__name__: custom(f) for f in (charbonnier, mixed, dice, chained)}
 
 
 def results():
@@ -126,7 +132,7 @@ def test_elements_do_not_depend_on_their_place(dtype):
     rng = np.random.default_rng(1)
     for f, (x, t) in [
         *((m, m.draw(rng, 67, dtype)) for m in METHODS if {} in m.options),
-        *((CUSTOM[name], rng.normal(0, 2, (2, 67)).astype(dtype)) for name in ("charbonnier", "mixed")),
+        *((CUSTOM[name], rng.normal(0, 2, (2, 67)).astype(dtype)) for name in ("charbonnier", "mixed", "chained")),
     ]:
         values, grad = f(x, t, reduction="none")
         for n in range(67):

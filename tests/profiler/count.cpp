@@ -24,6 +24,7 @@ struct Count {
 
   Count() = default;
   Count(float x) : raw(x) {}
+  static Count number(std::int32_t bits) { return float(bits); }
   static Count counted(float x, int n = 1) {
     operations += n;
     return x;

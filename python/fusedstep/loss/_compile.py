@@ -1,17 +1,27 @@
 """From an expression graph to a program of the core's machine: fused instructions, registers that are used again."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fusedstep import _core, _cost
 from fusedstep.loss._graph import ELEMENT, ROW, UNIFORM, Graph, Node, ordered
 
+# Steps of two operations, (a ∘ b) • c or c • (a ∘ b), each rounded. A product that is added to is an fma instead.
+ARITHMETIC = ("add", "subtract", "multiply", "divide")
+PAIRS = {
+    (first, second): f"{first}_then_{second}"
+    for first in ARITHMETIC
+    for second in ("add", "subtract", "subtract_from", "multiply", "divide", "divide_into")
+    if first != "multiply" or second in ("multiply", "divide", "divide_into")
+}
+REVERSED = {"add": "add", "subtract": "subtract_from", "multiply": "multiply", "divide": "divide_into"}
+
 # Operations of arithmetic that an instruction takes for each element.
 FLOPS = {
     **dict.fromkeys(("copy", "expand", "sign", "not", "negative", "absolute", "where"), 0),
-    **dict.fromkeys(("less", "less_equal", "equal", "not_equal", "and", "or"), 1),
-    **dict.fromkeys(("multiply_add", "multiply_subtract", "subtract_multiply"), 2),
+    **dict.fromkeys(("less", "less_equal", "equal", "not_equal", "and", "or", "where_less", "where_less_equal"), 1),
+    **dict.fromkeys(("multiply_add", "multiply_subtract", "subtract_multiply", *PAIRS.values()), 2),
     "exp": _cost.EXP,
     "log": _cost.LOG,
     "log1p": _cost.LOG1P,
@@ -22,6 +32,16 @@ FLOPS = {
     "softplus_of": _cost.SOFTPLUS - _cost.EXP,
     "sigmoid_of": 2,
 }
+
+
+def pair_texts(signs: Mapping[str, str]) -> dict[str, str]:
+    """Return how the pairs are written, by their names, with these signs of arithmetic."""
+    texts = {}
+    for (first, second), name in PAIRS.items():
+        made = f"({{0}} {signs[first]} {{1}})"
+        reverse = next((known for known, other in REVERSED.items() if other == second != known), "")
+        texts[name] = f"{{2}} {signs[reverse]} {made}" if reverse else f"{made} {signs[second]} {{2}}"
+    return texts
 
 
 POSITIVE = {"absolute", "exp", "decay", "sigmoid", "softplus", "sqrt"}
@@ -93,30 +113,45 @@ def _power(graph: Graph, a: Node, b: Node) -> Node:
 
 
 def instructions(roots: Sequence[Node]) -> list[Instruction]:
-    """Return what computes the roots, in order. A product that one sum alone takes is fused with it."""
+    """Return what computes the roots. What one instruction alone takes is fused with it where a step does both.
+
+    A product and a sum are an fma; other pairs of arithmetic, a comparison and a choice, round as they do apart.
+    """
     nodes = [node for node in ordered(*roots) if node.args and node.level != UNIFORM]
     uses = Counter(arg.index for node in nodes for arg in node.args)
     uses.update(root.index for root in roots)
-    fused: set[int] = set()
-    code: dict[int, Instruction] = {}
+    code = {node.index: Instruction(node.name, node, node.args) for node in nodes}
 
-    def product(node: Node, level: int) -> bool:
-        return node.name == "multiply" and node.level == level and uses[node.index] == 1
+    def fuse(node: Node, taken: Node, name: str, *args: Node) -> None:
+        code[node.index] = Instruction(name, node, args)
+        del code[taken.index]
+
+    def own(arg: Node, node: Node, *names: str) -> bool:
+        step = code.get(arg.index)
+        return step is not None and step.name in names and arg.level == node.level and uses[arg.index] == 1
 
     for node in nodes:
-        code[node.index] = Instruction(node.name, node, node.args)
         if node.name not in ("add", "subtract"):
             continue
         a, b = node.args
-        if product(a, node.level):
-            name = "multiply_add" if node.name == "add" else "multiply_subtract"
-            code[node.index] = Instruction(name, node, (*a.args, b))
-            fused.add(a.index)
-        elif product(b, node.level):
-            name = "multiply_add" if node.name == "add" else "subtract_multiply"
-            code[node.index] = Instruction(name, node, (*b.args, a))
-            fused.add(b.index)
-    return [instruction for index, instruction in code.items() if index not in fused]
+        if own(a, node, "multiply"):
+            fuse(node, a, "multiply_add" if node.name == "add" else "multiply_subtract", *a.args, b)
+        elif own(b, node, "multiply"):
+            fuse(node, b, "multiply_add" if node.name == "add" else "subtract_multiply", *b.args, a)
+    for node in nodes:
+        if node.index not in code:
+            continue
+        if node.name == "where" and own(node.args[0], node, "less", "less_equal"):
+            condition = node.args[0]
+            fuse(node, condition, f"where_{condition.name}", *condition.args, *node.args[1:])
+        if code[node.index].name not in ARITHMETIC:
+            continue
+        a, b = node.args
+        for taken, other, second in ((a, b, node.name), (b, a, REVERSED[node.name])):
+            if own(taken, node, *ARITHMETIC) and (taken.name, second) in PAIRS:
+                fuse(node, taken, PAIRS[taken.name, second], *taken.args, other)
+                break
+    return list(code.values())
 
 
 class Output(NamedTuple):

@@ -10,7 +10,7 @@ program; exp, log, log1p and tanh are CUDA's, so that results agree with the CPU
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from fusedstep.loss._compile import Instruction, Program
+from fusedstep.loss._compile import Instruction, Program, pair_texts
 from fusedstep.loss._graph import ELEMENT, Node
 
 WARP = 32
@@ -50,6 +50,9 @@ EXPRESSIONS = {
     "multiply_add": "fma({0}, {1}, {2})",
     "multiply_subtract": "fma({0}, {1}, -{2})",
     "subtract_multiply": "fma(-{0}, {1}, {2})",
+    "where_less": "{0} < {1} ? {2} : {3}",
+    "where_less_equal": "{0} <= {1} ? {2} : {3}",
+    **pair_texts({"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}),
 }
 
 # NaN stays in all of them.

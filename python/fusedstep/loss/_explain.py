@@ -1,6 +1,6 @@
 """A custom loss's program in words."""
 
-from fusedstep.loss._compile import Program
+from fusedstep.loss._compile import Program, pair_texts
 from fusedstep.loss._graph import ROW, UNIFORM, Node, ordered
 
 SYMBOLS = {
@@ -22,6 +22,9 @@ SYMBOLS = {
     "multiply_subtract": "{} · {} − {}",
     "subtract_multiply": "{2} − {0} · {1}",
     "copy": "{}",
+    "where_less": "{} < {} ? {} : {}",
+    "where_less_equal": "{} ≤ {} ? {} : {}",
+    **pair_texts({"add": "+", "subtract": "−", "multiply": "·", "divide": "/"}),
 }
 
 
@@ -55,5 +58,5 @@ def text_of(name: str, names: list[str], program: Program, value_level: int, fac
         f"{name}({', '.join(names)}), a value for each {per}; seed: the gradient's scale\n"
         + "".join(f"{text}\n" for text in lines)
         + f"an element: {len([s for s in program.code if not s.rows])} steps, {operations} FLOPs, {arrays} values read "
-        f"and 1 written ({4 * (arrays + 1)} bytes in float32); {program.registers} registers of 2 KiB\n"
+        f"and 1 written ({4 * (arrays + 1)} bytes in float32); {program.registers} registers\n"
     )

@@ -135,7 +135,14 @@ class Graph:
             if x.name == "negative" and x.level != UNIFORM:
                 return self.make("negative", self.make("multiply", x.args[0], y))
             # A number that depends on the call is the gradient's: not divided before it meets what it multiplies.
-            if x.name == "divide" and x.args[0].level == UNIFORM and x.args[0].value is None and y.level != UNIFORM:
+            # But by a number it is divided, once a call.
+            if (
+                x.name == "divide"
+                and x.level != UNIFORM
+                and x.args[0].level == UNIFORM
+                and x.args[0].value is None
+                and y.level != UNIFORM
+            ):
                 return self.make("multiply", x.args[0], self.make("divide", y, x.args[1]))
         (u, x_), (v, y_) = self._factored(a), self._factored(b)  # uniform factors go together, and outside
         if u and v and (x_ or y_):

@@ -261,9 +261,9 @@ def custom(f: Callable[..., Any]) -> Custom:
 
     Notes
     -----
-    The gradient is derived symbolically. Value, gradient and reduction are one pass over the arrays, a chunk of 2 KiB
-    at a time, on all threads; the bits depend neither on their number nor on the instruction set. With a sum over the
-    last axis a chunk holds whole rows.
+    The gradient is derived symbolically. Value, gradient and reduction are one pass over the arrays, a few vectors at a
+    time, on all threads; the bits depend neither on their number nor on the instruction set. With a sum over the last
+    axis whole rows are worked on, 2 KiB of them at a time.
 
     Examples
     --------
