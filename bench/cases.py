@@ -17,7 +17,8 @@ PYTHON_ELEMENTS = 10_000  # pure Python is timed on no more than this, and scale
 class Case:
     """One row of the tables.
 
-    `targets` holds the largest time to reach, relative to a peer or to the ceiling, or, under "seconds", absolute.
+    `targets` holds the largest time to reach, relative to a peer, the ceiling or the roofline, or, under "seconds",
+    absolute.
     """
 
     method: str

@@ -31,8 +31,9 @@ ON_CPU = {
     "Plain fusedstep: without the option that ends the row's name. Taped: a forward call of training.",
     "streams": "kHz: a step begins so often, and the process sleeps between them. Threads and weights: fusedstep's; "
     "its peer has the run's and float32. ONNX Runtime: one node, inputs and outputs bound, two states in turns.",
-    "losses": "ceiling: the same arrays read and the gradient written, by the same threads. torch: forward and "
-    "backward. NumPy: the gradient is written by hand.",
+    "losses": "ceiling: the same arrays read and the gradient written, by the same threads. Roofline: the longer of "
+    "that and of the operations that the profiler counts, at the peak of FMAs; ÷ and √ count as one, and take as long "
+    "as a dozen or more. torch: forward and backward. NumPy: the gradient is written by hand.",
 }
 ON_CUDA = {
     "optim": "Seconds between CUDA events. Ceiling: a copy on the device that moves the same bytes. As a graph: the "
@@ -74,12 +75,13 @@ def target(outcome: Outcome) -> Text:
 
 
 def own(outcome: Outcome) -> list[Text]:
-    """Return our time, rate, fraction of the ceiling, and the predicted time over it."""
-    case, ours, ceiling = outcome.case, outcome.ours, outcome.ratio("ceiling")
+    """Return our time, rate, fractions of the ceiling and of the roofline, and the predicted time over it."""
+    case, ours = outcome.case, outcome.ours
     rate = "" if ours is None or case.overhead else f"{number(case.work / ours.time.median / 1e9)} {case.unit}"
     seconds = ours and ours.facts.get("predicted")
     told = Text(f"predicted × {seconds / ours.time.median:.2f}" if ours and seconds else "")
-    share = Text(f"{1 / ceiling.median:.0%} of ceiling" if ceiling else "")
+    found = [(name, outcome.ratio(name)) for name in ("ceiling", "roofline")]
+    share = Text(", ").join(Text(f"{1 / got.median:.0%} of {name}") for name, got in found if got)
     return [time(outcome.timings[OURS]), Text(rate), share, told]
 
 

@@ -109,7 +109,7 @@ STREAMS = (
 LOSS_PEERS = ("numpy", "torch")
 CUSTOM_PEERS = (*LOSS_PEERS, "numexpr")
 COMPILED = ("compiled",)
-CUSTOM_TARGETS = {"numpy": 1 / 5, "torch": 1 / 8, "ceiling": 1 / 0.5}
+CUSTOM_TARGETS = {"numpy": 1 / 5, "torch": 1 / 8, "roofline": 1 / 0.5}
 
 LOSSES = (
     *(

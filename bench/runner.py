@@ -95,11 +95,16 @@ class Timing:
 
 @dataclass
 class Outcome:
-    """A case with its timings by contender. `ceiling` is the seconds of a step at the ceiling, a round each."""
+    """A case with its timings by contender.
+
+    `ceiling` is the seconds of a step at the ceiling, a round each; `roofline` the longer of these and of its
+    operations at the peak, where they are counted.
+    """
 
     case: Any
     timings: dict[str, Timing] = field(default_factory=dict)
     ceiling: list[float] = field(default_factory=list)
+    roofline: list[float] = field(default_factory=list)
     skipped: str = ""
 
     @property
@@ -112,12 +117,13 @@ class Outcome:
         return all(timing.correct for timing in self.timings.values())
 
     def ratio(self, to: str) -> Spread | None:
-        """Return our time over that of a contender or of the ceiling; over 1 second for "seconds"."""
+        """Return our time over that of a contender, the ceiling or the roofline; over 1 second for "seconds"."""
         if self.ours is None:
             return None
         if to == "seconds":
             return self.ours.time
-        theirs = self.ceiling if to == "ceiling" else self.timings[to].samples if to in self.timings else []
+        limits = {"ceiling": self.ceiling, "roofline": self.roofline}
+        theirs = limits[to] if to in limits else self.timings[to].samples if to in self.timings else []
         return ratio(self.ours.samples, theirs) if theirs else None
 
     def record(self) -> dict[str, Any]:
@@ -130,14 +136,15 @@ class Outcome:
                 row |= {"seconds": asdict(timing.time), "rate": self.case.work / timing.time.median / 1e9}
                 row["ours_over_this"] = relative and asdict(relative)
             contenders[name] = row
-        ceiling = None
-        if self.ceiling and (relative := self.ratio("ceiling")):
-            limit = Spread.of(self.ceiling)
-            ceiling = {"seconds": asdict(limit), "rate": self.case.work / limit.median / 1e9, "samples": self.ceiling}
-            ceiling["fraction"] = asdict(relative.inverse())
+        limits: dict[str, Any] = {"ceiling": None, "roofline": None}
+        for name, samples in (("ceiling", self.ceiling), ("roofline", self.roofline)):
+            if samples and (relative := self.ratio(name)):
+                limit = Spread.of(samples)
+                found = {"seconds": asdict(limit), "rate": self.case.work / limit.median / 1e9, "samples": samples}
+                limits[name] = {**found, "fraction": asdict(relative.inverse())}
         case = self.case
         about = {key: getattr(case, key) for key in ("name", "group", "table", "method", "work", "unit", "every")}
-        measured = {"skipped": self.skipped, "ceiling": ceiling, "contenders": contenders}
+        measured = {"skipped": self.skipped, **limits, "contenders": contenders}
         return {**about, "targets": dict(case.targets), **measured}
 
 
@@ -256,3 +263,5 @@ class Runner:
             timing.samples.append(seconds)
             if name == OURS and (limit := self._ask(name, timing, "ceiling", self.settings.sample)):
                 outcome.ceiling.append(limit)
+                if computing := self._ask(name, timing, "computing", self.settings.sample):
+                    outcome.roofline.append(max(limit, computing))

@@ -59,9 +59,10 @@ def serve(connection: Connection, contender: Contender) -> None:
         elif request == "sample":
             assert job
             connection.send(job.sampler.sample(argument) * job.scale)
-        elif request == "ceiling":
+        elif request in ("ceiling", "computing"):
             assert job
-            connection.send(job.step.ceiling(argument) if job.step.ceiling else None)
+            limit = job.step.ceiling if request == "ceiling" else job.step.computing
+            connection.send(limit(argument) if limit else None)
         elif request == "memory":
             connection.send(memory.of_step(contender, argument))
         elif request == "release":

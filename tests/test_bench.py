@@ -91,7 +91,7 @@ def test_every_case_has_a_name_of_its_own(level):
 @pytest.mark.parametrize("case", ALL_CASES, ids=lambda case: case.name)
 def test_peers_and_targets_name_contenders(case):
     assert set(case.peers) <= set(CONTENDERS) - {OURS}
-    assert set(case.targets) <= {*case.peers, "ceiling", "seconds"}
+    assert set(case.targets) <= {*case.peers, "ceiling", "roofline", "seconds"}
 
 
 def test_step_bytes_count_every_pass():
@@ -268,6 +268,7 @@ def test_failure_is_one_cases_alone():
         assert not failed.correct
         assert failed.ours is None
         assert failed.record()["ceiling"] is None
+        assert failed.record()["roofline"] is None
         after = runner.measure(cases.CellCase("gru", ("numpy",), size=4), lambda _: None)
         assert after.correct
         assert len(after.ours.samples) == QUICK.rounds
@@ -399,3 +400,6 @@ def test_smoke(tmp_path):
         if case["ceiling"]:
             assert case["ceiling"]["fraction"]["median"] > 0
             assert case["ceiling"]["rate"] > 0
+        assert bool(case["roofline"]) == (case["group"] == "loss")
+        if case["roofline"]:
+            assert case["roofline"]["fraction"]["median"] >= case["ceiling"]["fraction"]["median"]
