@@ -1,6 +1,7 @@
 #include "cpu/loss.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <memory>
 #include <vector>
@@ -11,15 +12,33 @@ namespace fusedstep {
 namespace {
 
 constexpr std::size_t kPart = 1 << 17;  // elements of what is added to broadcast doubles: a part at a time, in L2
+constexpr std::size_t kElementsPerRun = 1 << 16;  // some tens of microseconds: what threads may differ by at the end
 constexpr std::size_t kElementsPerThread = 8192;  // some microseconds of work; less is not worth waking a thread
 
-// f(begin, end) over shares of the blocks.
+// f(begin, end) over runs of the blocks. A thread takes those of its own share, which are in its cache from the call
+// before, then what is left of the others': on a shared machine one thread is often slower.
 template <class F>
 void for_blocks(std::size_t blocks, std::size_t elements, F f) {
-  const auto threads = std::clamp<std::size_t>(elements / kElementsPerThread, 1, std::size_t(num_threads()));
-  parallel(int(std::min(threads, std::max<std::size_t>(blocks, 1))), [&](const Team& team) {
-    const Share share(blocks, 1, team.thread, team.threads);
-    if (share.begin < share.end) f(share.begin, share.end);
+  const auto wanted = std::clamp<std::size_t>(elements / kElementsPerThread, 1, std::size_t(num_threads()));
+  const int threads = int(std::min(wanted, std::max<std::size_t>(blocks, 1)));
+  if (blocks == 0) return;
+  if (threads == 1) return parallel(1, [&](const Team&) { f(0, blocks); });
+  const std::size_t run = std::max<std::size_t>(blocks * kElementsPerRun / elements, 1);
+  struct alignas(64) Left {
+    std::atomic<std::size_t> next;
+    std::size_t end;
+  };
+  std::vector<Left> left(static_cast<std::size_t>(threads));
+  for (int i = 0; i < threads; ++i) {
+    const Share share(blocks, 1, i, threads);
+    left[std::size_t(i)].next = share.begin, left[std::size_t(i)].end = share.end;
+  }
+  parallel(threads, [&](const Team& team) {
+    for (int i = 0; i < threads; ++i) {
+      Left& own = left[std::size_t((team.thread + i) % threads)];
+      for (std::size_t begin; (begin = own.next.fetch_add(run, std::memory_order_relaxed)) < own.end;)
+        f(begin, std::min(own.end, begin + run));
+    }
   });
 }
 
