@@ -115,6 +115,22 @@ def test_number_of_threads_does_not_show(threads, threads_, own_digest):
     assert digest() == own_digest
 
 
+def test_shares_taken_by_others_do_not_show(threads):
+    """Of arrays that are several runs of blocks for a thread."""
+    rng = np.random.default_rng(4)
+    x, t = rng.normal(size=(2, 600_001)).astype(np.float32)
+    logits, classes = x[:600_000].reshape(-1, 10), rng.integers(0, 10, 60_000)
+    calls = [(loss.mse, x, t), (CUSTOM["charbonnier"], x, t), (loss.cross_entropy, logits, classes)]
+    threads(1)
+    expected = [f(a, b) for f, a, b in calls]
+    for n in (2, 3, 7):
+        threads(n)
+        for (f, a, b), (value, grad) in zip(calls, expected, strict=True):
+            found, own = f(a, b)
+            assert found == value
+            np.testing.assert_array_equal(own, grad)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("classes", [3, 16, 32, 33, 100, 257, 1000])
 def test_row_alone_and_in_a_batch(classes, dtype):
