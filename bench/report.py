@@ -32,8 +32,8 @@ ON_CPU = {
     "streams": "kHz: a step begins so often, and the process sleeps between them. Threads and weights: fusedstep's; "
     "its peer has the run's and float32. ONNX Runtime: one node, inputs and outputs bound, two states in turns.",
     "losses": "ceiling: the same arrays read and the gradient written, by the same threads. Roofline: the longer of "
-    "that and of the operations that the profiler counts, at the peak of FMAs; ÷ and √ count as one, and take as long "
-    "as a dozen or more. torch: forward and backward. NumPy: the gradient is written by hand.",
+    "that, of the operations that the profiler counts at the peak of FMAs, and of divisions and roots at the divider's "
+    "rate. torch: forward and backward. NumPy: the gradient is written by hand.",
 }
 ON_CUDA = {
     "optim": "Seconds between CUDA events. Ceiling: a copy on the device that moves the same bytes. As a graph: the "

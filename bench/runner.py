@@ -98,7 +98,7 @@ class Outcome:
     """A case with its timings by contender.
 
     `ceiling` is the seconds of a step at the ceiling, a round each; `roofline` the longer of these and of its
-    operations at the peak, where they are counted.
+    arithmetic alone, where that is counted.
     """
 
     case: Any

@@ -8,11 +8,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import fusedstep
 import numpy as np
 import pytest
 from fusedstep.optim import OPTIMIZERS
 
-from bench import cases, growth, inputs, losses, memory, rows
+from bench import cases, growth, inputs, losses, memory, roofline, rows
 from bench.contenders import CONTENDERS
 from bench.runner import OURS, Outcome, Runner, Settings, Timing, Worker, WorkerError
 from bench.timing import Sampler, Spread, ratio
@@ -403,3 +404,14 @@ def test_smoke(tmp_path):
         assert bool(case["roofline"]) == (case["group"] == "loss")
         if case["roofline"]:
             assert case["roofline"]["fraction"]["median"] >= case["ceiling"]["fraction"]["median"]
+
+
+@pytest.mark.parametrize(("name", "divide", "sqrt"), [("cauchy", 1, 0), ("expectile", 1, 1), ("log_cosh", 1, 0)])
+def test_roofline_counts_divisions_and_roots(name, divide, sqrt):
+    f = fusedstep.loss.custom(lambda p, t: losses.CUSTOM[name](fusedstep.loss.math, p, t))
+    f(np.ones(3, np.float32), 0.5)
+    found = roofline.divisions(f)
+    assert (found["divide"], found["sqrt"]) == (divide, sqrt)
+    alone = roofline.computing(0, 1 << 20, {"divide": 1})(0.001)
+    assert 0 < alone < roofline.computing(0, 1 << 20, {"divide": 20})(0.001)
+    assert roofline.computing(1 << 40, 1, found)(0.001) > alone

@@ -64,7 +64,7 @@ class Step:
     zeroes: bool = False  # whether a step leaves its gradients zero
     rounding: float = 0.0  # what rounded weights may add to the error
     ceiling: Callable[[float], float] | None = None  # from seconds to sample, to the seconds of a step at the ceiling
-    computing: Callable[[float], float] | None = None  # likewise, of its operations at the peak
+    computing: Callable[[float], float] | None = None  # likewise, of its arithmetic alone
     facts: dict[str, Any] = field(default_factory=dict)  # what else is worth a line
 
 

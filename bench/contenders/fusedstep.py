@@ -12,7 +12,7 @@ import numpy as np
 from fusedstep import _core
 from fusedstep.optim import OPTIMIZERS
 
-from bench import contenders, inputs, losses
+from bench import contenders, inputs, losses, roofline
 from bench.cases import AnyCase, CellCase, LossCase, OptimCase, RnnCase, SequenceCase, StreamCase
 from bench.contenders import Array, Step
 from bench.prediction import predicted
@@ -140,7 +140,7 @@ class Contender(contenders.Contender):
         return step
 
     def rnn_ceiling(self, case: RnnCase) -> Ceiling | None:
-        return partial(peak, case.work)
+        return partial(roofline.peak, case.work)
 
     def sequence(self, case: SequenceCase) -> Step:
         given = inputs.sequence(case)
@@ -202,10 +202,9 @@ class Contender(contenders.Contender):
             names,
             lambda: [np.float64(names["value"]), out],
             ceiling=Sampler("move.run(x, read, names, [], [(out, False)], out)", given).sample,
-            computing=partial(peak, sum(group.work.cost.flops for group in prof.groups())),
+            computing=roofline.computing(
+                sum(group.work.cost.flops for group in prof.groups()),
+                x.size,
+                {} if case.classes else roofline.divisions(f),
+            ),
         )
-
-
-def peak(flops: int, seconds: float) -> float:
-    """Return the seconds that so many operations take at the peak."""
-    return flops / (_core.fma_peak(np.float32, seconds) * 1e9)
