@@ -219,6 +219,8 @@ class Sweep {
     if (cell_->states > 1) require({"initial_c", "states", "dc"});
     if (cell_->reset_stage) require({"dlate"});
     if (cell_->reset_stage || cell_->separate) require({"dstate"});
+    if (cell_->norms > 0) require({"statistics"});
+    if (normalizes_c()) require({"normed_c", "dnormed_c"});
   }
   // A persistent kernel reads the gradients that W_hh sees row by row.
   void require_rows() const {
@@ -227,6 +229,7 @@ class Sweep {
   }
 
  private:
+  bool normalizes_c() const { return cell_->norms > 0 && cell_->states > 1; }
   // N steps of the gates, n of internal arrays.
   template <class Source>
   void fill(const Source& from, std::size_t T, std::size_t S, std::size_t B, std::size_t H, std::size_t N,
@@ -243,6 +246,12 @@ class Sweep {
     r_.bias_hh = from.whole("bias_hh", {gates});
     r_.weight_ch = from.whole("weight_ch", {std::size_t(cell_->peepholes), H});
     if (cell_->peepholes > 0) require({"weight_ch"});
+    r_.gain_ih = from.whole("gain_ih", {gates});
+    r_.gain_hh = from.whole("gain_hh", {gates});
+    r_.gain_c = from.whole("gain_c", {H});
+    r_.bias_c = from.whole("bias_c", {H});
+    if (cell_->norms > 0) require({"gain_ih", "gain_hh"});
+    if (normalizes_c()) require({"gain_c"});
     constexpr const char* initial[] = {"initial_h", "initial_c"};
     for (int i = 0; i < cell_->states; ++i) std::tie(r_.initial[i], r_.ld_initial[i]) = from.rows(initial[i], {B, H});
     r_.input = from.strided("input", {N, B, gates});
@@ -259,6 +268,7 @@ class Sweep {
     r_.late = from.whole("late", {B, H});
     r_.saved = from.whole("saved", {n, B, values});
     r_.states = from.whole("states", {S, B, H});
+    r_.statistics = from.whole("statistics", {n, B, 2 * std::size_t(cell_->norms)});
     r_.dy = from.strided("dy", {T, B, H});
     r_.dh = from.whole("dh", {B, H});
     r_.dc = from.whole("dc", {B, H});
@@ -271,6 +281,8 @@ class Sweep {
     r_.previous_c = from.whole("previous_c", {n, B, H});
     r_.next_c = from.whole("next_c", {n, B, H});
     r_.all_reset_h = from.whole("all_reset_h", {n, B, H});
+    r_.normed_c = from.whole("normed_c", {n, B, H});
+    r_.dnormed_c = from.whole("dnormed_c", {n, B, H});
   }
   void require(std::initializer_list<const char*> names) const {
     for (const char* name : names) {

@@ -9,7 +9,12 @@ import numpy as np
 from fusedstep.rnn import CELLS, _cuda_layer, _cuda_run
 
 MULTIPROCESSORS = 4  # of the stand-in for CUDA's runtime, where nothing else is said
-KINDS = tuple(CELLS)  # layer normalisation and projections are not there on CUDA
+CELL_KINDS = tuple(CELLS)
+NORMED = ("layer_norm_lstm", "layer_norm_gru")  # modules alone have it, and take steps one by one
+KINDS = CELL_KINDS + NORMED  # projections are not there on CUDA
+# What results may differ by, in units of rounding. The norm of a row that hardly deviates enlarges what went before: up
+# to 51 were seen where the CPU's and these were 43 and 28 away from the same in double.
+UNITS = dict.fromkeys(CELL_KINDS, 16) | dict.fromkeys(NORMED, 96)
 
 
 def to_gpu(cupy, case):
@@ -26,7 +31,7 @@ def module_on_gpu(case, **options):
     return case.module(**options).to("cuda")
 
 
-def assert_close(actual, desired, factor=16):
+def assert_close(actual, desired, units=16):
     """Compare dicts of arrays, normwise, within so many units of rounding.
 
     A chain of fmas and cuBLAS' sums (here NumPy's) round differently; over the few hundred terms of the tests' sums and
@@ -38,7 +43,7 @@ def assert_close(actual, desired, factor=16):
         assert (got.shape, got.dtype) == (expected.shape, expected.dtype), name
         scale = max(np.abs(expected).max(initial=0), np.finfo(expected.dtype).tiny)
         error = np.abs(got - expected).max(initial=0) / scale / np.finfo(expected.dtype).eps
-        assert error < factor, f"{name}: {error:.1f} units"
+        assert error < units, f"{name}: {error:.1f} units"
 
 
 # Orders of blocks and threads, with a seed, and how many threads of the system take part.

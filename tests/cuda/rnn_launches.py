@@ -16,11 +16,12 @@ from tests.cuda_host import build
 SOURCES = dict.fromkeys(
     ["csrc/cuda/rnn_steps.cu", "csrc/cuda/rnn_sweeps.cu", "tests/cuda_host/rnn_launchers.cpp"], build.KERNELS
 )
-# Of a cell: gates, those that the first product with W_hh feeds, whether it has c, and gradients of their own for W_hh.
+# Of a cell: gates, those that the first product with W_hh feeds, values that a tape holds of a unit, whether it has c,
+# and gradients of their own for W_hh.
 CELLS = {
-    "coupled_peephole_lstm": (3, 3, True, False),
-    "gru": (3, 3, False, True),
-    "gru_reset_before": (3, 2, False, False),
+    "coupled_peephole_lstm": (3, 3, 3, True, False),
+    "gru": (3, 3, 4, False, True),
+    "gru_reset_before": (3, 2, 3, False, False),
 }
 BEGIN, RESET_STAGE, FORWARD, BACKWARD, RESET_BACKWARD, FINISH = range(6)
 
@@ -41,6 +42,7 @@ class Recurrence(Structure):
         ("replayed", c_bool),
         ("first", c_size_t),
         *((name, c_void_p) for name in ("weight_hh", "bias_ih", "bias_hh", "weight_ch")),
+        *((name, c_void_p) for name in ("gain_ih", "gain_hh", "gain_c", "bias_c")),
         ("initial", c_void_p * 2),
         ("ld_initial", c_size_t * 2),
         ("input", Strided),
@@ -51,7 +53,7 @@ class Recurrence(Structure):
         ("masked", c_void_p * 2),
         ("stays", c_void_p),
         ("zoneout", c_double * 2),
-        *((name, c_void_p) for name in ("hidden", "reset_h", "late", "saved", "states")),
+        *((name, c_void_p) for name in ("hidden", "reset_h", "late", "saved", "states", "statistics")),
         ("dy", Strided),
         *((name, c_void_p) for name in ("dh", "dc", "through")),
         ("dinput", Strided),
@@ -59,6 +61,7 @@ class Recurrence(Structure):
             (name, c_void_p)
             for name in ("dstate", "dlate", "dreset_h", "previous_h", "previous_c", "next_c", "all_reset_h")
         ),
+        *((name, c_void_p) for name in ("normed_c", "dnormed_c")),
     )
 
 
@@ -98,8 +101,8 @@ def strided(array):
 class Sweep:
     """The arrays of a sweep, each memory of its own, drawn from a seed."""
 
-    def __init__(self, kind, T, B, H, reverse, lengths, noisy):
-        gates, early, has_c, separate = CELLS[kind]
+    def __init__(self, kind, T, B, H, reverse, lengths, noisy=False, cell=None, more=None):
+        gates, early, values, has_c, separate = cell or CELLS[kind]
         rng = np.random.default_rng([T, B, H])
 
         def normal(*shape):
@@ -115,7 +118,7 @@ class Sweep:
         self.arrays = {
             "weight_hh": normal(gates * H, H), "bias_ih": normal(gates * H), "bias_hh": normal(gates * H),
             "input": normal(T, B, gates * H), "y": zeros(T, B, H), "hidden": zeros(B, early * H),
-            "saved": zeros(T, B, (4 if kind == "gru" else gates) * H), "dy": normal(T, B, H), "dh": normal(*state),
+            "saved": zeros(T, B, values * H), "dy": normal(T, B, H), "dh": normal(*state),
             "through": zeros(*state), "dinput": zeros(T, B, gates * H), "previous_h": zeros(T, B, H),
         }  # fmt: skip
         if has_c:
@@ -127,6 +130,7 @@ class Sweep:
         if self.late:
             self.arrays |= {name: zeros(T, B, H) for name in ("dlate", "all_reset_h")}
             self.arrays |= {name: zeros(*state) for name in ("reset_h", "late", "dreset_h")}
+        self.arrays |= more(normal, zeros) if more else {}
         self.lengths = lengths
         self.reset = rng.random((T, B)) < 1 / 3
         self.states = [[normal(*state) for _ in range(3)] for _ in range(1 + has_c)]  # initial, and two by turns

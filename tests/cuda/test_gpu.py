@@ -20,6 +20,8 @@ MODULES = {
     "coupled_lstm": functools.partial(fusedstep.rnn.LSTM, coupled=True),
     "gru": fusedstep.rnn.GRU,
     "gru_reset_before": functools.partial(fusedstep.rnn.GRU, reset_after=False),
+    "layer_norm_lstm": functools.partial(fusedstep.rnn.LSTM, layer_norm=True),
+    "layer_norm_gru": functools.partial(fusedstep.rnn.GRU, layer_norm=True),
 }
 # Of a result's largest value: products are summed in other orders than the CPU's.
 TOLERANCE = {np.float32: 2e-5, np.float64: 1e-12}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from fusedstep.rnn import _cuda_lean
 
-from tests.cuda.rnn_cases import KINDS, assert_close, exact, module_on_gpu, path, to_gpu, to_host
+from tests.cuda.rnn_cases import KINDS, UNITS, assert_close, exact, module_on_gpu, path, to_gpu, to_host
 from tests.cuda.test_rnn_sequences import CASES, states_and_inputs
 from tests.rnn.cells import DTYPES
 from tests.rnn.sequences import draw
@@ -30,7 +30,7 @@ def lean(cupy, case, **options):
 def test_results_are_the_cpus(cupy, kind, name):
     case = draw(kind, **CASES[name])
     options = {"dropout": 0.25 * (case.num_layers > 1)}
-    assert_close(lean(cupy, case, **options), case.run(case.module(**options), seed=5))
+    assert_close(lean(cupy, case, **options), case.run(case.module(**options), seed=5), UNITS[kind])
 
 
 @kinds
@@ -38,7 +38,7 @@ def test_results_are_the_cpus(cupy, kind, name):
 @pytest.mark.usefixtures("chunks")
 def test_results_with_noise_are_the_cpus(cupy, kind, dtype):
     case = draw(kind, **CASES["layers"], dtype=dtype)
-    assert_close(lean(cupy, case, **NOISE), case.run(case.module(**NOISE), seed=5))
+    assert_close(lean(cupy, case, **NOISE), case.run(case.module(**NOISE), seed=5), UNITS[kind])
 
 
 @kinds

@@ -95,10 +95,7 @@ class Place:
     @staticmethod
     def check_module(module: Any) -> None:
         """Raise NotImplementedError where a module's options ask for what is not here."""
-        options = {
-            "layer_norm": module.layer_norm,
-            "proj_size": module._width if module._width < module.hidden_size else 0,
-        }
+        options = {"proj_size": module._width if module._width < module.hidden_size else 0}
         for option, value in options.items():
             if np.any(value):
                 raise NotImplementedError(f"{option}={value!r}: not there on CUDA")

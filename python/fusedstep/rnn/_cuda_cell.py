@@ -17,7 +17,7 @@ from fusedstep.rnn._cuda_arguments import (
     overlap,
     rows,
 )
-from fusedstep.rnn._cuda_run import sum_rows
+from fusedstep.rnn._cuda_sums import sum_rows
 
 STATES = ("h", "c")
 

@@ -4,7 +4,8 @@ The input's product with W_ih is one product before the steps, the weights' grad
 (CuPy's matmul, cuBLAS). In between, for few rows, one persistent kernel takes all steps of all directions; else a step
 is a product with W_hh and a kernel that does the rest, and the directions go one after the other.
 
-A step of the latter kind computes all rows and drops those that have ended.
+A step of the latter kind computes all rows and drops those that have ended. A cell that normalises rows takes steps of
+that kind alone.
 """
 
 from collections.abc import Mapping, Sequence

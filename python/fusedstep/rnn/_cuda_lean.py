@@ -7,7 +7,9 @@ and then back. What belongs to a chunk lies in the order in which its steps are 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fusedstep.rnn._cuda_run import flat, give_weights
+from fusedstep.rnn._cuda_norm import taped_widths, widths_back
+from fusedstep.rnn._cuda_run import give_weights
+from fusedstep.rnn._cuda_sums import flat
 
 if TYPE_CHECKING:
     from fusedstep.rnn._cuda_run import Run
@@ -38,6 +40,7 @@ class Chunk:
             widths |= {"dlate": H, "all_reset_h": H}
         if cell["peepholes"]:
             widths |= {"previous_c": H, "next_c": H}
+        widths |= taped_widths(cell) | widths_back(cell, H)
         # Zeros, as products see the pairs past a row's end too, which no kernel writes.
         make = device.empty if run.lengths is None else device.zeros
         self.rooms = {name: make((count, B, width), run.y.dtype) for name, width in widths.items()}

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fusedstep._device import Device
+from fusedstep.rnn._cuda_norm import give_gains, taped_widths, widths_back
+from fusedstep.rnn._cuda_sums import flat, sum_rows
 
 if TYPE_CHECKING:
     from fusedstep.rnn._cuda_layer import Layer
@@ -27,21 +29,10 @@ class Noise(NamedTuple):
     row: int
 
 
-def flat(array: Any) -> Any:
-    """View (a, b, n) as (a·b, n)."""
-    return array.reshape(array.shape[0] * array.shape[1], array.shape[2])
-
-
 def take_persistently(device: Device, sweeps: list[Any], *, backward: bool) -> None:
     """Take all steps of sweeps side by side in one kernel."""
     arrived = device.zeros((len(sweeps) * device.core.arrivals,), np.uint32)
     device.core.persistent_sweep(sweeps, backward, arrived, device.launch_stream(), None)
-
-
-def sum_rows(device: Device, a: Any, b: Any, to: list[Any], *, add: bool) -> None:
-    """Sum a, or a·b, over the first axis."""
-    room = device.empty((device.core.sums_size(*a.shape),), np.float64)
-    device.core.column_sums(a, b, to, add, room, device.launch_stream())
 
 
 class Input:
@@ -179,6 +170,8 @@ class Run:
         taped = {} if self.lean else {"saved": gates[: self.steps] if shared else self.room(cell["values"] * H)}
         if cell["states"] > 1:
             taped["states"] = self.room(H)
+        if not self.lean:
+            taped |= {name: self.room(width) for name, width in taped_widths(cell).items()}
         self._taped.append(taped | ({"input": gates} if shared else {}))
         return taped
 
@@ -248,6 +241,7 @@ class Run:
             arrays["previous_c"] = self.room(H)
             if self.noise.zoneout[1] > 0:
                 arrays["next_c"] = self.room(H)
+        arrays |= {name: self.room(width) for name, width in widths_back(cell, H).items()}
         return layer.device.core.Sweep(layer.kind, T, self.steps, B, H, d == 1, arrays), arrays
 
     def _slots(self, d: int) -> Callable[[int], int]:
@@ -304,7 +298,9 @@ def give_weights(
     if layer.late:
         parts.append((flat(arrays["dlate"]), flat(arrays["all_reset_h"]), slice(early, None)))
     product(gradients["weight_hh"], *parts)
-    if "bias_ih" in gradients and cell["separate"]:
+    if cell["norms"]:
+        give_gains(device, cell, arrays, gradients, add=add)
+    elif "bias_ih" in gradients and cell["separate"]:
         sum_rows(device, dinput, None, [gradients["bias_ih"]], add=add)
         sum_rows(device, seen, None, [gradients["bias_hh"]], add=add)
     elif "bias_ih" in gradients:
