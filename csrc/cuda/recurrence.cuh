@@ -201,7 +201,7 @@ struct Unit : Place<typename Cell::Scalar> {
   }
   // What a step backward reads that no other unit's step gives.
   struct Read {
-    V a[Cell::values], s[S], next_c, dy;
+    V a[Cell::saved], s[S], next_c, dy;
   };
   FN Read read(std::size_t step) const {
     Read from;

@@ -89,7 +89,7 @@ struct RecurrentEntry {
   bool separate;                         // whether W_hh sees gradients of its own
   const int* peephole_gate;              // the peepholes' gradients are sums of this gate's
   const bool* peephole_sees_next;        // times c after the step, else before it
-  const int* state_slot;                 // where in `saved` of a cell with norms a gate's gradient by W_hh lies
+  const int* state_slot;                 // with norms: where in `saved` a gate's gradient by W_hh comes to lie
 
   // The per-step path. begin; then for each step [reset_stage, then the second product,] forward.
   void (*begin)(const Recurrence& r, Stream stream);

@@ -54,14 +54,14 @@ constexpr RecurrentEntry entry_of() {
   RecurrentEntry entry{.name = name,
                        .gates = Cell::gates,
                        .states = Cell::states,
-                       .values = Cell::saved,
+                       .values = Cell::layer_norm ? Cell::saved : Cell::values,
                        .peepholes = Cell::peepholes,
                        .norms = kNorms<Cell>,
                        .state_gates = U::state_gates,
                        .separate = Cell::separate_state_gradients || Cell::layer_norm,
                        .peephole_gate = nullptr,
                        .peephole_sees_next = nullptr,
-                       .state_slot = Cell::state_slot,
+                       .state_slot = nullptr,
                        .begin = over_units<begin_kernel<typename U::T>, name>,
                        .reset_stage = nullptr,
                        .forward = nullptr,
@@ -69,6 +69,7 @@ constexpr RecurrentEntry entry_of() {
                        .reset_backward = nullptr,
                        .finish = over_units<finish_kernel<typename U::T>, name>};
   if constexpr (Cell::layer_norm) {
+    entry.state_slot = Cell::state_slot;
     entry.forward = over_rows<Cell, normed_forward_kernel<Cell>>;
     entry.backward = over_rows<Cell, normed_backward_kernel<Cell>>;
   } else {

@@ -139,7 +139,7 @@ py::dict cells() {
     py::list peepholes;
     for (int i = 0; i < cell.peepholes; ++i)
       peepholes.append(py::make_tuple(cell.peephole_gate[i], cell.peephole_sees_next[i]));
-    const std::vector<int> state_slots(cell.state_slot, cell.state_slot + cell.gates);
+    const std::vector<int> state_slots(cell.state_slot, cell.state_slot + (cell.state_slot ? cell.gates : 0));
     all[name] = py::dict("gates"_a = cell.gates, "states"_a = cell.states, "values"_a = cell.values,
                          "norms"_a = cell.norms, "state_gates"_a = cell.state_gates, "separate"_a = cell.separate,
                          "peepholes"_a = peepholes, "state_slots"_a = state_slots);
