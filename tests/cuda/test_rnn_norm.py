@@ -52,6 +52,15 @@ def test_mean_far_above_the_deviations(cupy, kind, dtype):
     assert all(np.isfinite(array).all() for array in actual.values())
 
 
+@pytest.mark.parametrize("zoneout", [(0.3, 0.0), (0.0, 0.3)], ids=str)
+@pytest.mark.parametrize("tape", ["full", "lean"])
+def test_zoneout_of_one_state(cupy, zoneout, tape):
+    """N(c) is of the c that the step computes, also where it does not stay."""
+    case = exact(draw("layer_norm_lstm", 4, 3, 3, 20), 2)
+    actual = to_host(to_gpu(cupy, case).run(module_on_gpu(case, zoneout=zoneout), seed=3, tape=tape))
+    assert_same_bits(states_and_inputs(actual), states_and_inputs(case.run(case.module(zoneout=zoneout), seed=3)))
+
+
 @kinds
 @pytest.mark.parametrize("order", ORDERS)
 def test_order_of_threads_shows_in_no_bit(cupy, device, kind, order):
@@ -145,8 +154,7 @@ def test_functions_use_the_weights_as_they_are(cupy, kind, bias):
 
 
 @kinds
-def test_gradients_are_added_in_double_and_rounded_once(cupy, kind):
-    """Of gains and biases: what is there is one more term of the sum."""
+def test_gradients_of_gains_and_biases_are_added(cupy, kind):
     case = draw(kind, 4, 3, 5, 6)
     module, gpu = module_on_gpu(case), to_gpu(cupy, case)
     once = to_host(gpu.run(module))
