@@ -8,7 +8,6 @@
 #include <cstddef>
 
 #include "core/table.h"
-#include "cpu/gemm.h"
 #include "cpu/rnn.h"
 #include "cpu/simd.h"
 #include "rnn/norm.h"

@@ -9,6 +9,7 @@
 #include "core/table.h"
 #include "cpu/gemm.h"
 #include "cpu/int8.h"
+#include "cpu/pack.h"
 #include "cpu/rnn.h"
 
 namespace fusedstep::ISA {

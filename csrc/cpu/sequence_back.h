@@ -13,6 +13,7 @@
 #include "cpu/noise.h"
 #include "cpu/norm_back.h"
 #include "cpu/pairs.h"
+#include "cpu/product.h"
 #include "cpu/rnn.h"
 
 namespace fusedstep::ISA {

@@ -9,6 +9,7 @@
 #include "cpu/gemm.h"
 #include "cpu/norm_back.h"
 #include "cpu/pairs.h"
+#include "cpu/product.h"
 #include "cpu/rnn.h"
 
 namespace fusedstep::ISA {
@@ -85,8 +86,8 @@ void gradients(const Sweep& sweep, std::size_t begin, std::size_t end, bool add)
     const auto is_late = [&](std::size_t gate) { return has_late && gate >= std::size_t(Cell::LateGates::first); };
     const auto shared = [](std::size_t gate) { return input_slot<Cell>(gate) == state_slot<Cell>(gate); };
     for (std::size_t gate = 0, next; gate < G; gate = next) {
-      for (next = gate + 1; next < G && is_late(next) == is_late(gate) && shared(next) == shared(gate); ++next) {
-      }
+      next = gate + 1;
+      while (next < G && is_late(next) == is_late(gate) && shared(next) == shared(gate)) ++next;
       const std::size_t rows = (next - gate) * H;
       const T *const by_input = d + input_slot<Cell>(gate) * H, *const by_state = d + state_slot<Cell>(gate) * H;
       const Product of_x{{x, n, I}, as<T>(sweep.dweight_ih) + gate * H * I, I},
