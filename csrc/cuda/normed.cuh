@@ -88,14 +88,16 @@ struct NormedUnit : Unit<Cell> {
   }
   // The gates' gradients, in place of the gates. means: of c′'s norm.
   FN void gates_backward(std::size_t step, const T* means) const {
-    V da[G], da_state[G];
-    Base::cell_backward(step, Base::read(step), carried(step), nullptr, da, da_state, [&](V* ds) {
+    const Read from = Base::read(step);
+    V ds[S], da[G], da_state[G];
+    Base::cell_backward(step, from, carried(step), nullptr, ds, da, da_state, [&](V* of_state) {
       if constexpr (has_output) {
         const V du(as<T>(r.dnormed_c)[in_slot(step, 1)]), x(as<T>(r.normed_c)[in_slot(step, 1)]),
             scale(statistics(step)[2 * of_gates + 1]);
-        ds[1] = ds[1] + norm_backward(du * gain_c(), x, scale, V(means[0]), V(means[1]));
+        of_state[1] = of_state[1] + norm_backward(du * gain_c(), x, scale, V(means[0]), V(means[1]));
       }
     });
+    Base::hand_back(step, from, ds);
     unroll<G>([&](auto i) {
       constexpr int slot = Cell::state_slot[i];
       saved(step)[std::size_t(i) * r.H] = da[i].raw;

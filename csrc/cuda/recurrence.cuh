@@ -219,9 +219,9 @@ struct Unit : Place<typename Cell::Scalar> {
   }
   // carried: dh as it comes back from the steps after. Before the cell's own part, before(ds).
   template <class Before>
-  FN void cell_backward(std::size_t step, const Read& from, V carried, const V* w, V* da, V* da_state,
+  FN void cell_backward(std::size_t step, const Read& from, V carried, const V* w, V* ds, V* da, V* da_state,
                         Before before) const {
-    V next[S], ds[S];
+    V next[S];
     next[0] = V(T(0));  // no cell looks at it
     ds[0] = r.dy.data ? from.dy + carried : carried;
     if constexpr (S > 1) {
@@ -243,6 +243,9 @@ struct Unit : Place<typename Cell::Scalar> {
     before(ds);
     Cell::backward(from.a, from.s, next, ds, w, da, da_state);
     if (r.stays) unroll<S>([&](auto i) { ds[i] = ds[i] + stayed[i]; });
+  }
+  // ds, the gradients of the state before the step but for what passes W_hh.
+  FN void hand_back(std::size_t step, const Read& from, const V* ds) const {
     as<T>(r.dh)[own()] = ds[0].raw;
     if constexpr (S > 1) {
       give(r.previous_c, in_slot(step, 1), from.s[1]);
@@ -250,8 +253,9 @@ struct Unit : Place<typename Cell::Scalar> {
     }
   }
   FN void backward(std::size_t step, const Read& from, V carried, const V* w) const {
-    V da[G], da_state[G];
-    cell_backward(step, from, carried, w, da, da_state, [](V*) {});
+    V ds[S], da[G], da_state[G];
+    cell_backward(step, from, carried, w, ds, da, da_state, [](V*) {});
+
     constexpr int first = has_late ? 1 : 0;  // r's gradient waits for the second product
     T* const dinput = at<T>(r.dinput, gates_time(step), row) + unit;
     unroll<G - first>([&](auto i) { dinput[std::size_t(i + first) * r.H] = da[i + first].raw; });
@@ -260,6 +264,7 @@ struct Unit : Place<typename Cell::Scalar> {
            (Cell::separate_state_gradients ? da_state : da)[i + first]);
     });
     if constexpr (has_late) give(r.dlate, in_slot(step, 1), da[Cell::LateGates::first]);
+    hand_back(step, from, ds);
   }
   // `product`: d(r·h).
   FN void reset_backward(std::size_t step, T product) const {
