@@ -71,12 +71,14 @@ struct Recurrence {
   void* previous_c;  // (S, B, H), or null
   void* next_c;      // (S, B, H): c′ before zoneout, or null
   void* all_reset_h;  // (S, B, H): r·h of each step
+  void* m;            // (S, B, H): h′ of each step again, which a projection reads; or null
 };
 
 struct RecurrentEntry {
   const char* name;
   int gates, states, values, peepholes;  // values: what `saved` holds of a unit
-  int state_gates;                       // how many gates the first product with W_hh feeds
+  int input_gates;                       // how many gates the product with W_ih feeds
+  int state_gates;                       // and the first one with W_hh
   bool separate;                         // whether W_hh sees gradients of its own
   const int* peephole_gate;              // the peepholes' gradients are sums of this gate's
   const bool* peephole_sees_next;        // times c after the step, else before it
@@ -90,7 +92,8 @@ struct RecurrentEntry {
   void (*reset_backward)(const Recurrence& r, std::size_t step, Stream stream);
   void (*finish)(const Recurrence& r, Stream stream);
 };
-// Null where there is no such cell.
+// Null where there is no such cell. "projection" is one of the P units of h where W_hr makes it of the LSTM's output m
+// (projection.cuh): `hidden` is W_hr·m, `dstate` the gradients of h that W_hr sees.
 const RecurrentEntry* recurrent(const std::string& name, Dtype dtype);
 std::vector<const char*> recurrent_names();
 

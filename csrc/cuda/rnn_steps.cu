@@ -5,6 +5,7 @@
 #include "cuda/launch.cuh"
 #include "cuda/noise.cuh"
 #include "cuda/pointwise.cuh"
+#include "cuda/projection.cuh"
 #include "cuda/recurrence.h"
 #include "cuda/rows.cuh"
 
@@ -41,6 +42,7 @@ constexpr RecurrentEntry entry_of() {
                        .states = Cell::states,
                        .values = Cell::values,
                        .peepholes = Cell::peepholes,
+                       .input_gates = Cell::InputGates::count,
                        .state_gates = U::state_gates,
                        .separate = Cell::separate_state_gradients,
                        .peephole_gate = nullptr,
@@ -71,13 +73,16 @@ constexpr auto entries = Cells::table_of<T>([](auto cell) {
     return entry_of<Cell>();
 });
 
+template <class T>
+constexpr RecurrentEntry projection = entry_of<ProjectedOutput<T>>();
+
 }  // namespace
 
 const RecurrentEntry* recurrent(const std::string& name, Dtype dtype) {
   return with_type(dtype, [&]<class T>() -> const RecurrentEntry* {
     for (const RecurrentEntry& entry : entries<T>)
       if (entry.name && entry.name == name) return &entry;
-    return nullptr;
+    return name == projection<T>.name ? &projection<T> : nullptr;
   });
 }
 

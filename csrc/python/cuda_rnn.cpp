@@ -31,6 +31,7 @@ void persistent_sweep(const std::vector<const Sweep*>& sweeps, bool backward, co
   std::vector<Recurrence> all;
   for (const Sweep* sweep : sweeps) {
     backward ? sweep->require_backward() : sweep->require_forward();
+    sweep->require_weights();
     if (backward) sweep->require_rows();
     all.push_back(sweep->recurrence());
     const Recurrence &a = all.front(), &b = all.back();

@@ -185,6 +185,10 @@ class Device:
         """Write the matrix product of CuPy arrays."""
         self.cupy.matmul(a, b, out=out)
 
+    def broadcast(self, array: Any, shape: tuple[int, ...]) -> Any:
+        """View a CuPy array in a larger shape."""
+        return self.cupy.broadcast_to(array, shape)
+
     def array(self, obj: Any, name: str) -> Any:
         """View an array in this GPU's memory as CuPy's, whoever made it; TypeError where it is elsewhere."""
         if not is_cuda(obj):

@@ -8,14 +8,21 @@ import fusedstep
 import numpy as np
 from fusedstep.rnn import CELLS, _cuda_layer, _cuda_run
 
+from tests.rnn.sequences import MODULES, cell_kind
+
 MULTIPROCESSORS = 4  # of the stand-in for CUDA's runtime, where nothing else is said
-KINDS = tuple(CELLS)  # layer normalisation and projections are not there on CUDA
+PROJECTED = tuple(kind for kind in MODULES if kind.startswith("projected"))
+KINDS = (*CELLS, *PROJECTED)  # layer normalisation is not there on CUDA
 
 
 def to_gpu(cupy, case):
     """A step or a case with its arrays on the GPU; lengths stay."""
     case = case.map(cupy.asarray)
     return case if getattr(case, "reset", None) is None else replace(case, reset=cupy.asarray(case.reset))
+
+
+def gates_of(kind):
+    return fusedstep._core.cells()[cell_kind(kind)]["gates"]
 
 
 def to_host(results):
@@ -82,9 +89,9 @@ def exact(case, gate=None):
 
     Inputs are small integers, weights powers of two. A row of W_ih has one weight at most, and so has a column; a row
     of W_hh has one, of its own unit, and where `gate` is given those of the other gates have none: then a gradient that
-    passed W_hh is one term too, else one for each gate.
+    passed W_hh is one term too, else one for each gate. A row of W_hr has one, of its own unit.
     """
-    gates = fusedstep._core.cells()[case.kind]["gates"]
+    gates = gates_of(case.kind)
     rng = np.random.default_rng(5)
     dtype = case.x.dtype
 
@@ -95,7 +102,10 @@ def exact(case, gate=None):
             w[rng.permutation(len(w))[inputs], inputs] = rng.choice([0.5, 1, 2], len(inputs))
         elif name.startswith("weight_hh"):
             powers = rng.choice([0.5, -1, 2, -0.25], (gates, w.shape[1])).astype(dtype)
-            w = np.concatenate([np.diag(row * (gate in (None, i))) for i, row in enumerate(powers)])
+            diagonals = [np.diag(row * (gate in (None, i))) for i, row in enumerate(powers)]
+            w = np.concatenate([np.pad(d, [(0, len(w) // gates - len(d)), (0, 0)]) for d in diagonals])
+        elif name.startswith("weight_hr"):
+            w = np.eye(*w.shape, dtype=dtype) * rng.choice([0.5, -1, 2], (len(w), 1)).astype(dtype)
         return w
 
     weights = {name: changed(name, w) for name, w in case.weights.items()}

@@ -10,10 +10,10 @@ import pytest
 from fusedstep.rnn import CELLS, GRUCell, LSTMCell, gru_cell, lstm_cell
 
 from tests.cuda import foreign
-from tests.cuda.rnn_cases import KINDS, ORDERS, assert_close, exact, ordered, to_gpu, to_host
+from tests.cuda.rnn_cases import ORDERS, assert_close, exact, ordered, to_gpu, to_host
 from tests.rnn.cells import DTYPES, arrays_of, assert_same_bits, draw, flat, structured
 
-kinds = pytest.mark.parametrize("kind", KINDS)
+kinds = pytest.mark.parametrize("kind", CELLS)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 
 

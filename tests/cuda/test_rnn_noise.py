@@ -6,7 +6,18 @@ import pytest
 from fusedstep.rnn import lstm, lstm_backward
 from fusedstep.rnn._cuda_run import Noise
 
-from tests.cuda.rnn_cases import KINDS, ORDERS, assert_close, exact, module_on_gpu, ordered, path, to_gpu, to_host
+from tests.cuda.rnn_cases import (
+    KINDS,
+    ORDERS,
+    assert_close,
+    exact,
+    gates_of,
+    module_on_gpu,
+    ordered,
+    path,
+    to_gpu,
+    to_host,
+)
 from tests.cuda.test_rnn_sequences import CASES, run, some_kinds, states_and_inputs
 from tests.rnn.cells import DTYPES, arrays_of, assert_same_bits, flat
 from tests.rnn.sequences import draw
@@ -74,7 +85,7 @@ def test_results_in_double_are_the_cpus(cupy, kind, noise):
 def test_bits_are_the_cpus_where_products_are_exact(cupy, monkeypatch, kind, way):
     """Of h, a multiple of 1/(1−p) = 2."""
     noise = {"recurrent_dropout": 0.5, "zoneout": 0.3}
-    gates = [None] if way == "persistent" else range(fusedstep._core.cells()[kind]["gates"])
+    gates = [None] if way == "persistent" else range(gates_of(kind))
     for gate in gates:
         case = exact(draw(kind, **CASES["layers"]), gate)
         with path(way, monkeypatch):

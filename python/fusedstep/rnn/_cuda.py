@@ -97,7 +97,6 @@ class Place:
         """Raise NotImplementedError where a module's options ask for what is not here."""
         options = {
             "layer_norm": module.layer_norm,
-            "proj_size": module._width if module._width < module.hidden_size else 0,
         }
         for option, value in options.items():
             if np.any(value):

@@ -13,6 +13,7 @@ from typing import Any
 from fusedstep._array import Array
 from fusedstep._device import Device
 from fusedstep.rnn._cuda_arguments import cell_of
+from fusedstep.rnn._cuda_projection import sweep_of
 from fusedstep.rnn._cuda_run import Input, Noise, Run, take_persistently
 from fusedstep.rnn._tape import TAPES
 
@@ -31,7 +32,8 @@ class Layer:
         self.kind = kind
         self.weights = weights
         self.cell = cell_of(device, kind)
-        self.H = weights[0]["weight_hh"].shape[1]
+        self.H = weights[0]["weight_hh"].shape[0] // self.cell["gates"]
+        self.P = weights[0]["weight_hh"].shape[1]  # width of h: H, or fewer where it is a projection
         # Rows of W_hh whose product sees h; those after them see r·h.
         self.early = self.cell["state_gates"] * self.H
         self.late = self.early < weights[0]["weight_hh"].shape[0]
@@ -54,7 +56,7 @@ class Layer:
         noise: Noise,
         tape: int,
     ) -> Run | None:
-        """Run over x (T, B, I) from `state` to y (T, B, D·H) and `out`, of (D, B, H) each."""
+        """Run over x (T, B, I) from `state` to y (T, B, D·P) and `out`, of (D, B, P) and (D, B, H)."""
         T, B, _ = x.shape
         steps = T if lengths is None else int(lengths.max(initial=0))
         on_device = None if lengths is None else self.device.from_numpy(lengths)
@@ -81,7 +83,7 @@ class Layer:
         """Make what steps forward hand on: the state after the last one goes to `out`."""
         arrays = {
             f"h{run.steps % 2}": out[0],
-            f"h{1 - run.steps % 2}": run.step_room(self.H),
+            f"h{1 - run.steps % 2}": run.step_room(self.P),
             "hidden": run.step_room(self.early),
         }
         if self.cell["states"] > 1:
@@ -89,19 +91,23 @@ class Layer:
         if self.late:
             arrays |= {"reset_h": run.step_room(self.H), "late": run.step_room(self.H)}
         if run.noise.recurrent > 0:
-            arrays |= {"masked0": run.step_room(self.H), "masked1": run.step_room(self.H)}
+            arrays |= {"masked0": run.step_room(self.P), "masked1": run.step_room(self.P)}
         return arrays
 
     def _sweep(self, run: Run, d: int, out: Sequence[Any], tape: bool) -> tuple[Any, dict[str, Any]]:
         """Make a direction's sweep, and the arrays that it works on."""
-        weights, inputs, H = self.weights[d], run.inputs, self.H
+        weights, inputs = self.weights[d], run.inputs
         T, B, _ = inputs.array.shape
         gates = inputs.room(weights["weight_ih"].shape[0])
         self.device.matmul(inputs.rows(inputs.array), weights["weight_ih"].T, out=inputs.rows(gates))
         arrays = run.arrays(d) | run.masks(d) | self.step_arrays(run, out) | {"input": gates}
         if tape:
             arrays |= run.tape(d, gates)
-        return self.device.core.Sweep(self.kind, T, run.steps, B, H, d == 1, arrays), arrays
+        return self.sweep(T, run.steps, B, d, arrays), arrays
+
+    def sweep(self, T: int, steps: int, B: int, d: int, arrays: Mapping[str, Any]) -> Any:
+        """Make a direction's sweep of so many steps over its arrays."""
+        return sweep_of(self.device, self.kind, T, steps, B, self.H, d == 1, arrays)
 
     def take_steps(self, sweep: Any, arrays: Mapping[str, Any], steps: range, stream: int) -> None:
         """Take steps one by one."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fusedstep._device import Device
+from fusedstep.rnn._cuda_projection import zoned
 
 if TYPE_CHECKING:
     from fusedstep.rnn._cuda_layer import Layer
@@ -141,8 +142,8 @@ class Run:
         return self.layer.device.empty((self.y.shape[1], width), self.y.dtype)
 
     def own(self, array: Any, d: int) -> Any:
-        """View a direction's part of an array (T, B, D·H)."""
-        return array[:, :, d * self.layer.H : (d + 1) * self.layer.H]
+        """View a direction's part of an array (T, B, D·P)."""
+        return array[:, :, d * self.layer.P : (d + 1) * self.layer.P]
 
     def arrays(self, d: int) -> dict[str, Any]:
         """Give what the sweeps both ways take."""
@@ -155,11 +156,12 @@ class Run:
         core, noise = self.layer.device.core, self.noise._replace(stream=self.noise.stream + d)
         drawn: dict[str, Any] = {}
         if noise.recurrent > 0:
-            drawn["mask"] = self.step_room(self.layer.H)
+            drawn["mask"] = self.step_room(self.layer.P)
             core.recurrent_mask(noise, drawn["mask"], self.layer.device.launch_stream())
         if any(noise.zoneout) and noise.drawn:
-            drawn["stays"] = self.layer.device.empty((self.steps, self.y.shape[1], self.layer.H), np.uint8)
-            core.zoneout_mask(noise, drawn["stays"], self.layer.device.launch_stream())
+            for name, width, rates in zoned(noise.zoneout, self.layer.H, self.layer.P):
+                drawn[name] = self.layer.device.empty((self.steps, self.y.shape[1], width), np.uint8)
+                core.zoneout_mask(noise._replace(zoneout=rates), drawn[name], self.layer.device.launch_stream())
         elif any(noise.zoneout):
             drawn["zoneout"] = noise.zoneout
         return drawn
@@ -187,10 +189,10 @@ class Run:
         return self._taped[d]
 
     def fits(self, *, backward: bool) -> bool:
-        """Whether a persistent kernel holds the weights."""
+        """Whether a persistent kernel holds the weights; none takes a projection."""
         layer, single = self.layer, self.y.dtype == np.float32
         arguments = layer.kind, single, self.y.shape[1], layer.H, len(layer.weights), backward, None
-        return bool(layer.device.core.persistent_fits(*arguments))
+        return layer.P == layer.H and bool(layer.device.core.persistent_fits(*arguments))
 
     # ---- back
 
@@ -234,8 +236,8 @@ class Run:
         arrays |= {
             "dy": None if dy is None else self.own(dy, d),
             "dh": dstate[0],
-            "through": self.step_room(H),
-            "previous_h": self.room(H),
+            "through": self.step_room(layer.P),
+            "previous_h": self.room(layer.P),
             "dinput": taped["input"] if self._shares(d) else self.inputs.room(cell["gates"] * H, make),
         }
         if cell["states"] > 1:
@@ -248,7 +250,9 @@ class Run:
             arrays["previous_c"] = self.room(H)
             if self.noise.zoneout[1] > 0:
                 arrays["next_c"] = self.room(H)
-        return layer.device.core.Sweep(layer.kind, T, self.steps, B, H, d == 1, arrays), arrays
+        if layer.P < H:
+            arrays |= {"m": self.room(H), "dprojected": self.room(layer.P)}
+        return layer.sweep(T, self.steps, B, d, arrays), arrays
 
     def _slots(self, d: int) -> Callable[[int], int]:
         """Tell where internal arrays have what belongs to a step."""
@@ -304,6 +308,8 @@ def give_weights(
     if layer.late:
         parts.append((flat(arrays["dlate"]), flat(arrays["all_reset_h"]), slice(early, None)))
     product(gradients["weight_hh"], *parts)
+    if "weight_hr" in gradients:
+        product(gradients["weight_hr"], (flat(arrays["dprojected"]), flat(arrays["m"]), slice(None)))
     if "bias_ih" in gradients and cell["separate"]:
         sum_rows(device, dinput, None, [gradients["bias_ih"]], add=add)
         sum_rows(device, seen, None, [gradients["bias_hh"]], add=add)

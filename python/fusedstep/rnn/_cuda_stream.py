@@ -1,7 +1,7 @@
 """A module one step at a time on a GPU: `_core.Stream` for CUDA arrays.
 
-A step is two products (CuPy's matmul, cuBLAS) and a kernel for each layer, three and two of a cell with two products.
-All that it works on is made at first, and the state moves in place.
+A step is two products (CuPy's matmul, cuBLAS) and a kernel for each layer, three and two of a cell with two products or
+of a projection. All that it works on is made at first, and the state moves in place.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +9,7 @@ from typing import Any
 
 from fusedstep._device import Device
 from fusedstep.rnn._cuda_arguments import cell_of, check_contiguous, check_dtype, check_shape, float_array, overlap
+from fusedstep.rnn._cuda_projection import sweep_of
 from fusedstep.rnn._cuda_run import Noise
 
 
@@ -18,7 +19,7 @@ class Step:
     def __init__(
         self, device: Device, kind: str, weights: Mapping[str, Any], state: Sequence[Any], noise: Noise
     ) -> None:
-        cell, (B, H) = cell_of(device, kind), state[0].shape
+        cell, (B, H) = cell_of(device, kind), state[-1].shape
         self.device = device
         self.weights = {name: array.copy() for name, array in weights.items()}
         self.h = state[0]
@@ -34,7 +35,7 @@ class Step:
             self.arrays |= {f"{name}0": array, f"{name}1": array}
         if self.late:
             self.arrays |= {"reset_h": room(B, H), "late": room(B, H)}
-        self.sweep = device.core.Sweep(kind, 1, 1, B, H, False, self.arrays)
+        self.sweep = sweep_of(device, kind, 1, 1, B, H, False, self.arrays)
 
     def take(self, x: Any, stream: int) -> None:
         """Move the state on by x (B, I)."""
@@ -54,10 +55,11 @@ class Stream:
         self, device: Device, kind: str, layers: Sequence[Mapping[str, Any]], batch: int, noise: Noise
     ) -> None:
         like = layers[0]["weight_ih"]
-        H, self._inputs = layers[0]["weight_hh"].shape[1], like.shape[1]
+        P, self._inputs = layers[0]["weight_hh"].shape[1], like.shape[1]
         self._device, self._like, self._batch = device, like, batch
-        states = range(cell_of(device, kind)["states"])
-        self.state = [device.zeros((len(layers), batch, H), like.dtype) for _ in states]
+        cell = cell_of(device, kind)
+        widths = (P, like.shape[0] // cell["gates"])[: cell["states"]]
+        self.state = [device.zeros((len(layers), batch, width), like.dtype) for width in widths]
         self._steps = [
             Step(device, kind, weights, [state[i] for state in self.state], noise) for i, weights in enumerate(layers)
         ]

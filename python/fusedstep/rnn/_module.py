@@ -222,7 +222,7 @@ class Module(Formats):
         ValueError
             `device` is neither, or the module is frozen.
         NotImplementedError
-            An option of the module is not there on CUDA: `layer_norm`, `proj_size`.
+            An option of the module is not there on CUDA: `layer_norm`.
         ImportError, RuntimeError
             There is no CuPy, no CUDA build of fusedstep, or no driver.
         """
