@@ -16,6 +16,7 @@
 #include "python/cuda_bind.h"
 #include "python/device_array.h"
 #include "python/fastcall.h"
+#include "python/frozen.h"
 #include "python/gpu.h"
 #include "python/plan.h"
 
@@ -183,6 +184,8 @@ class CudaPlan {
         apart_.gradient(i, nullptr);
         continue;
       }
+      if (Frozen::holds(parameter.fields.data, parameter.fields.bytes()))
+        value_error(given_.parameter(i), "expected a writeable array, got a read-only one (a frozen cell's weights?)");
       const Name name = given_.gradient(i);
       const DeviceArray gradient = device_array(object, name, stream, keep);
       check_alike(gradient, name, parameter.fields, parameter.fields.dtype, zero);

@@ -3,6 +3,7 @@
 
 #include "python/cuda_bind.h"
 #include "python/cuda_sweep.h"
+#include "python/frozen.h"
 
 namespace fusedstep::python {
 namespace {
@@ -158,6 +159,7 @@ void bind_cuda_rnn(py::module_& module) {
       .def("backward", &Sweep::backward)
       .def("reset_backward", &Sweep::reset_backward)
       .def("finish", &Sweep::finish);
+  py::class_<Frozen>(module, "Frozen", py::is_final()).def(py::init<Frozen::Ranges>());
   module.attr("arrivals") = kArrivals;
   module.def("recurrent_cells", &cells);
   module.def("persistent_fits", &persistent_fits);

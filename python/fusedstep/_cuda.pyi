@@ -41,6 +41,11 @@ class Plan:
     def stepper(self) -> Callable[[Any, float | None, float, bool, bool], StepInfo]: ...
     steps: list[float]
 
+# Memory (address, bytes) that is not to be written by this module, for as long as the object lives.
+@final
+class Frozen:
+    def __init__(self, ranges: Sequence[tuple[int, int]]) -> None: ...
+
 # A direction of a layer; arrays by the names of csrc/cuda/recurrence.h. `step` is the number of a step as it is taken,
 # `stream` an address.
 @final

@@ -345,16 +345,8 @@ def test_an_option_that_is_not_there(cupy):
 
 
 @pytest.mark.usefixtures("cupy")
-def test_calls_that_are_not_there():
+def test_where_a_module_may_move():
     module = fusedstep.rnn.GRU(3, 4, rng=0).to("cuda")
-    for weights in (None, "bfloat16", "int8"):
-        with pytest.raises(NotImplementedError, match=r"^freeze: not there on CUDA"):
-            module.freeze(weights)
-    for weights in ("bfloat16", "int8"):
-        with pytest.raises(NotImplementedError, match=rf"^stream\(weights='{weights}'\): not there on CUDA"):
-            module.stream(weights=weights)
-    with pytest.raises(NotImplementedError, match=r"^quantization_error: not there on CUDA"):
-        module.stream().quantization_error(None)
     with pytest.raises(ValueError, match=r"^device: expected 'cpu' or 'cuda', got 'cuda:1'"):
         module.to("cuda:1")
     frozen = fusedstep.rnn.GRU(3, 4, rng=0).freeze()

@@ -14,6 +14,7 @@ from fusedstep._array import Array
 from fusedstep._device import Device
 from fusedstep.rnn._cuda_arguments import extent, overlap
 from fusedstep.rnn._cuda_cell import Cell, cell_backward, cell_forward
+from fusedstep.rnn._cuda_frozen import check_packing
 from fusedstep.rnn._cuda_layer import Layer
 from fusedstep.rnn._cuda_run import Noise
 from fusedstep.rnn._cuda_stream import Stream
@@ -110,6 +111,11 @@ class Place:
         """Take a step back: `_core.cell_backward`."""
         return cell_backward(self.device, *arguments)
 
+    @staticmethod
+    def taped_weights(cell: Cell, _: Any) -> Any:
+        """Give the weights that a step back takes: a frozen cell's arrays may be written meanwhile."""
+        return cell.used[0]
+
     def Layer(self, kind: str, weights: list[dict[str, Any]]) -> Layer:
         """Make what runs a layer of these directions."""
         return Layer(self.device, kind, weights)
@@ -120,6 +126,5 @@ class Place:
 
     def Stream(self, kind: str, layers: list[dict[str, Any]], batch: int, _: int, weights: str, noise: Any) -> Stream:
         """Make what takes a module's steps one at a time."""
-        if weights not in ("float32", "float64"):
-            raise NotImplementedError(f"stream(weights={weights!r}): not there on CUDA")
-        return Stream(self.device, kind, layers, batch, noise)
+        check_packing(weights, "stream")
+        return Stream(self.device, kind, layers, batch, weights, noise)

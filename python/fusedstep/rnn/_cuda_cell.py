@@ -17,31 +17,22 @@ from fusedstep.rnn._cuda_arguments import (
     overlap,
     rows,
 )
+from fusedstep.rnn._cuda_frozen import Freezable
 from fusedstep.rnn._cuda_run import sum_rows
 
 STATES = ("h", "c")
 
 
-class Cell:
+class Cell(Freezable):
     """A cell's weights, checked."""
 
-    frozen = False
-
     def __init__(self, device: Device, kind: str, weights: Mapping[str, Any]) -> None:
-        self._device = device
+        super().__init__(device, [checked_weights(device, kind, weights)])
         self._kind = kind
-        self._weights = checked_weights(device, kind, weights)
-
-    def freeze(self) -> None:
-        """Refuse: nothing is packed here."""
-        raise NotImplementedError("freeze: not there on CUDA")
-
-    def unfreeze(self) -> None:
-        """Do nothing: it never is frozen."""
 
     def stepper(self) -> Callable[[Any, Any, Any, bool], Any]:
         """Give (x, state, out, tape) to the new state, or with `tape` to (state, saved)."""
-        return lambda x, state, out, tape: _step(self._device, self._kind, self._weights, x, state, out, tape)
+        return lambda x, state, out, tape: _step(self.device, self._kind, self.used[0], x, state, out, tape)
 
 
 def cell_forward(

@@ -13,6 +13,7 @@ from typing import Any
 from fusedstep._array import Array
 from fusedstep._device import Device
 from fusedstep.rnn._cuda_arguments import cell_of
+from fusedstep.rnn._cuda_frozen import Freezable
 from fusedstep.rnn._cuda_projection import sweep_of
 from fusedstep.rnn._cuda_run import Input, Noise, Run, take_persistently
 from fusedstep.rnn._tape import TAPES
@@ -22,28 +23,18 @@ from fusedstep.rnn._tape import TAPES
 PERSISTENT_ROWS = 32
 
 
-class Layer:
+class Layer(Freezable):
     """The directions of a layer."""
 
-    frozen = False
-
     def __init__(self, device: Device, kind: str, weights: list[dict[str, Any]]) -> None:
-        self.device = device
+        super().__init__(device, weights)
         self.kind = kind
-        self.weights = weights
         self.cell = cell_of(device, kind)
         self.H = weights[0]["weight_hh"].shape[0] // self.cell["gates"]
         self.P = weights[0]["weight_hh"].shape[1]  # width of h: H, or fewer where it is a projection
         # Rows of W_hh whose product sees h; those after them see r·h.
         self.early = self.cell["state_gates"] * self.H
         self.late = self.early < weights[0]["weight_hh"].shape[0]
-
-    def freeze(self, _: str) -> None:
-        """Refuse: nothing is packed here."""
-        raise NotImplementedError("freeze: not there on CUDA")
-
-    def unfreeze(self) -> None:
-        """Do nothing: it never is frozen."""
 
     def forward(
         self,
@@ -65,7 +56,7 @@ class Layer:
         inputs = Input(self.device, x, on_device)
         run = Run(self, x, inputs, y, state, steps, on_device, reset, whole, noise, lean)
         if B > 0:
-            sweeps = [self._sweep(run, d, [s[d] for s in out], tape > 0) for d in range(len(self.weights))]
+            sweeps = [self._sweep(run, d, [s[d] for s in out], tape > 0) for d in range(len(run.weights))]
             stream = self.device.launch_stream()
             for sweep, _ in sweeps:
                 sweep.begin(stream)
@@ -96,7 +87,7 @@ class Layer:
 
     def _sweep(self, run: Run, d: int, out: Sequence[Any], tape: bool) -> tuple[Any, dict[str, Any]]:
         """Make a direction's sweep, and the arrays that it works on."""
-        weights, inputs = self.weights[d], run.inputs
+        weights, inputs = run.weights[d], run.inputs
         T, B, _ = inputs.array.shape
         gates = inputs.room(weights["weight_ih"].shape[0])
         self.device.matmul(inputs.rows(inputs.array), weights["weight_ih"].T, out=inputs.rows(gates))

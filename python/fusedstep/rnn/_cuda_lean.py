@@ -54,7 +54,7 @@ class Chunk:
                 of[name][...] = 0
         of["dinput"] = of["input"]
         of.setdefault("saved", of["input"])
-        weight_ih, stream = layer.weights[d]["weight_ih"], device.launch_stream()
+        weight_ih, stream = run.weights[d]["weight_ih"], device.launch_stream()
         where = run.lengths, run.steps, begin, d == 1
         device.core.take_steps(run.x, of["x"], *where, stream)
         device.matmul(flat(of["x"]), weight_ih.T, out=flat(of["input"]))

@@ -105,6 +105,7 @@ class Run:
         lean: bool,
     ) -> None:
         self.layer = layer
+        self.weights = layer.used
         self.x = x
         self.inputs = inputs
         self.y = y
@@ -147,7 +148,7 @@ class Run:
 
     def arrays(self, d: int) -> dict[str, Any]:
         """Give what the sweeps both ways take."""
-        weights = {name: w for name, w in self.layer.weights[d].items() if name != "weight_ih"}
+        weights = {name: w for name, w in self.weights[d].items() if name != "weight_ih"}
         initial = dict(zip(("initial_h", "initial_c"), (s[d] for s in self.state), strict=False))
         return weights | initial | {"lengths": self.lengths, "reset": self.reset, "y": self.own(self.y, d)}
 
@@ -191,7 +192,7 @@ class Run:
     def fits(self, *, backward: bool) -> bool:
         """Whether a persistent kernel holds the weights; none takes a projection."""
         layer, single = self.layer, self.y.dtype == np.float32
-        arguments = layer.kind, single, self.y.shape[1], layer.H, len(layer.weights), backward, None
+        arguments = layer.kind, single, self.y.shape[1], layer.H, len(self.weights), backward, None
         return layer.P == layer.H and bool(layer.device.core.persistent_fits(*arguments))
 
     # ---- back
@@ -278,7 +279,7 @@ class Run:
         to = dx if inputs.has_order(dx) else inputs.room(dx.shape[2])
         for d, dinput in enumerate(dinputs):
             part = inputs.room(dx.shape[2]) if d else to
-            device.matmul(inputs.rows(dinput), self.layer.weights[d]["weight_ih"], out=inputs.rows(part))
+            device.matmul(inputs.rows(dinput), self.weights[d]["weight_ih"], out=inputs.rows(part))
             if d:
                 device.core.add(inputs.rows(to), inputs.rows(part), device.launch_stream())
         if to is not dx:

@@ -9,6 +9,7 @@ from typing import Any
 
 from fusedstep._device import Device
 from fusedstep.rnn._cuda_arguments import cell_of, check_contiguous, check_dtype, check_shape, float_array, overlap
+from fusedstep.rnn._cuda_frozen import snapshot
 from fusedstep.rnn._cuda_projection import sweep_of
 from fusedstep.rnn._cuda_run import Noise
 
@@ -17,11 +18,11 @@ class Step:
     """A layer's weights, its state, and the kernels over both."""
 
     def __init__(
-        self, device: Device, kind: str, weights: Mapping[str, Any], state: Sequence[Any], noise: Noise
+        self, device: Device, kind: str, weights: Mapping[str, Any], form: str, state: Sequence[Any], noise: Noise
     ) -> None:
         cell, (B, H) = cell_of(device, kind), state[-1].shape
         self.device = device
-        self.weights = {name: array.copy() for name, array in weights.items()}
+        self.weights = snapshot(device, weights, form)
         self.h = state[0]
         self.early = cell["state_gates"] * H
         self.late = self.early < self.weights["weight_hh"].shape[0]
@@ -52,7 +53,7 @@ class Stream:
     """Layers with a snapshot of their weights, and their state."""
 
     def __init__(
-        self, device: Device, kind: str, layers: Sequence[Mapping[str, Any]], batch: int, noise: Noise
+        self, device: Device, kind: str, layers: Sequence[Mapping[str, Any]], batch: int, form: str, noise: Noise
     ) -> None:
         like = layers[0]["weight_ih"]
         P, self._inputs = layers[0]["weight_hh"].shape[1], like.shape[1]
@@ -61,7 +62,7 @@ class Stream:
         widths = (P, like.shape[0] // cell["gates"])[: cell["states"]]
         self.state = [device.zeros((len(layers), batch, width), like.dtype) for width in widths]
         self._steps = [
-            Step(device, kind, weights, [state[i] for state in self.state], noise) for i, weights in enumerate(layers)
+            Step(device, kind, own, form, [state[i] for state in self.state], noise) for i, own in enumerate(layers)
         ]
 
     def stepper(self) -> Callable[[Any, Any], Any]:

@@ -255,7 +255,13 @@ class Module(Formats):
         ValueError
             `weights` is none of these, the module is not float32, or rows are too wide for "int8" (131072).
         NotImplementedError
-            The module is on CUDA.
+            `weights` is "int8", and the module on CUDA.
+
+        Notes
+        -----
+        On CUDA nothing is packed: "bfloat16" rounds the weights, and saves no memory. CuPy's arrays have no read-only
+        flag: optimizers raise, and so does what else of this library would write there; writes by CuPy, or by a graph
+        that was captured before, pass, and show in no call before `unfreeze`.
         """
         form = self._packing(weights)
         for layer in self._layers:
@@ -600,7 +606,7 @@ class Module(Formats):
         ValueError
             The module is bidirectional, or an argument is none of these.
         NotImplementedError
-            The module is on CUDA, and `weights` asks for others than its own.
+            `weights` is "int8", and the module on CUDA.
 
         Notes
         -----
