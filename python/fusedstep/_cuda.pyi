@@ -8,6 +8,7 @@ from fusedstep._device import Device
 
 def check_driver() -> None: ...  # RuntimeError where no GPU can be used
 def use_gpu(number: int) -> None: ...  # for this thread's launches: the module's runtime is not CuPy's
+def is_captured(stream: int) -> bool: ...  # into a graph
 
 # Checks an array that is to be updated, called `name` in errors. Returns its address, shape and dtype's name.
 def parameter(array: Any, name: str, device: Device) -> tuple[int, tuple[int, ...], str]: ...

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fusedstep import _record
 from fusedstep._array import Array
 
 # DLPack's kDLCUDA and kDLCUDAManaged.
@@ -161,6 +162,10 @@ class Device:
         address = self.stream()
         self.core.use_gpu(self.number)
         return address
+
+    def recording(self) -> _record.Recording | None:
+        """Begin to record a call on the current stream for the profiler, if a profile is open."""
+        return _record.begin(self)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return a CuPy array that is yet to be written."""

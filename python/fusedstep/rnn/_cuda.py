@@ -68,7 +68,10 @@ class Place:
 
     def dropout(self, x: Any, y: Any, p: float, seed: int, layer: int, step: int, row: int) -> None:
         """Apply a dropout mask to (T, B, n): the CPU's."""
+        recording = self.device.recording()
         self.device.core.dropout(x, y, p, seed, layer, step, row, self.device.launch_stream())
+        if recording:
+            recording.add("dropout", "dropout", x.dtype, 0, (x.size,))
 
     def source(self, obj: Any, name: str) -> Any:
         """View what may be copied into the weights: an array of the GPU or of CPU memory."""

@@ -49,12 +49,14 @@ class Layer(Freezable):
     ) -> Run | None:
         """Run over x (T, B, I) from `state` to y (T, B, D·P) and `out`, of (D, B, P) and (D, B, H)."""
         T, B, _ = x.shape
+        recording = self.device.recording()
         steps = T if lengths is None else int(lengths.max(initial=0))
         on_device = None if lengths is None else self.device.from_numpy(lengths)
         whole = lengths is None or bool((lengths == T).all())
         lean = tape == TAPES["lean"]
         inputs = Input(self.device, x, on_device)
         run = Run(self, x, inputs, y, state, steps, on_device, reset, whole, noise, lean)
+        run.pairs = T * B if lengths is None else int(lengths.sum())
         if B > 0:
             sweeps = [self._sweep(run, d, [s[d] for s in out], tape > 0) for d in range(len(run.weights))]
             stream = self.device.launch_stream()
@@ -68,6 +70,8 @@ class Layer(Freezable):
                     self.take_steps(sweep, arrays, range(steps), stream)
         if lean:
             run.drop_inputs()
+        if recording:
+            run.record(recording, "sequence", tape=tape > 0, lean=lean, frozen=run.weights is not self.weights)
         return run if tape else None
 
     def step_arrays(self, run: Run, out: Sequence[Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fusedstep._device import Device
+from fusedstep._record import Recording, flags
 from fusedstep.rnn._cuda_projection import zoned
 
 if TYPE_CHECKING:
@@ -82,8 +83,8 @@ class Run:
 
     Attributes
     ----------
-    steps : int
-        Those that the longest row takes.
+    steps, pairs : int
+        Those that the longest row takes, and the steps of all rows.
     whole : bool
         Whether every row has full length.
     spent : bool
@@ -111,6 +112,7 @@ class Run:
         self.y = y
         self.state = state
         self.steps = steps
+        self.pairs = 0
         self.lengths = lengths
         self.reset = reset
         self.whole = whole
@@ -126,6 +128,13 @@ class Run:
         if not self.lean and self.inputs.copied:
             kept.append(self.inputs.array)
         return sum(int(array.nbytes) for array in kept)
+
+    def record(self, recording: Recording, kind: str, **options: bool) -> None:
+        """Record a call both ways for the profiler."""
+        layer, steps, (_, B, inputs) = self.layer, self.steps if self.y.shape[1] else 0, self.x.shape
+        bits = flags(bias="bias_ih" in self.weights[0], **options)
+        n = self.pairs, steps, B, inputs, layer.H, layer.P, len(self.weights)
+        recording.add(kind, layer.kind, self.y.dtype, bits, n)
 
     def drop_inputs(self) -> None:
         """Keep no copy of x."""
@@ -204,6 +213,15 @@ class Run:
         if self.spent:
             raise ValueError("tape: expected one that no backward call has used, got one that is spent")
         self.spent = True
+        recording = self.layer.device.recording()
+        self._backward(dy, dstate, dx, gradients, add)
+        self._taped.clear()
+        if recording:
+            self.record(recording, "sequence_backward", lean=self.lean, dx=True, dy=dy is not None, add=add)
+
+    def _backward(
+        self, dy: Any, dstate: Sequence[Any], dx: Any, gradients: Sequence[Mapping[str, Any]], add: bool
+    ) -> None:
         B = self.y.shape[1]
         if self.steps == 0 or B == 0:
             for array in (dx, *(array for own in gradients if not add for array in own.values())):
@@ -213,7 +231,6 @@ class Run:
         if self.lean:
             backward = importlib.import_module("fusedstep.rnn._cuda_lean").backward  # which imports this
             backward(self, dy, dstate, dx, gradients, add)
-            self._taped.clear()
             return
         sweeps = [self._sweep_back(d, dy, [s[d] for s in dstate]) for d in range(len(gradients))]
         if B <= PERSISTENT_ROWS and self.fits(backward=True):
@@ -226,7 +243,6 @@ class Run:
         for (_, arrays), own in zip(sweeps, gradients, strict=True):
             ends = self.inputs.rows(arrays["dinput"]), self.inputs.rows(self.inputs.array)
             give_weights(self.layer, arrays, ends, own, add=add)
-        self._taped.clear()
 
     def _sweep_back(self, d: int, dy: Any, dstate: Sequence[Any]) -> tuple[Any, dict[str, Any]]:
         layer, taped = self.layer, self._taped[d]

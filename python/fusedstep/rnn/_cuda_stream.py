@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fusedstep._device import Device
+from fusedstep._record import flags
 from fusedstep.rnn._cuda_arguments import cell_of, check_contiguous, check_dtype, check_shape, float_array, overlap
 from fusedstep.rnn._cuda_frozen import snapshot
 from fusedstep.rnn._cuda_projection import sweep_of
@@ -56,6 +57,7 @@ class Stream:
         self, device: Device, kind: str, layers: Sequence[Mapping[str, Any]], batch: int, form: str, noise: Noise
     ) -> None:
         like = layers[0]["weight_ih"]
+        self._kind, self._bits = kind, flags(frozen=True, bias="bias_ih" in layers[0])
         P, self._inputs = layers[0]["weight_hh"].shape[1], like.shape[1]
         self._device, self._like, self._batch = device, like, batch
         cell = cell_of(device, kind)
@@ -84,11 +86,14 @@ class Stream:
             for name, other in (("x", x), *(("state", state) for state in self.state)):
                 if overlap(to, other):
                     raise ValueError(f"out: expected memory of its own, got an overlap with {name}")
-        stream = self._device.launch_stream()
+        recording, stream = self._device.recording(), self._device.launch_stream()
         for step in self._steps:
             step.take(x, stream)
             x = step.h
         to[...] = h
+        if recording:
+            n = self._batch, self._inputs, self.state[-1].shape[-1], h.shape[1], len(self._steps)
+            recording.add("stream", self._kind, h.dtype, self._bits, n)
         return result
 
     def _rows(self, array: Any, name: str, vector: bool, width: int) -> Any:
