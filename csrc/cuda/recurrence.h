@@ -157,6 +157,12 @@ void give_steps(Dtype dtype, const TakenCall& call, bool add, Stream stream);
 // Where step < lengths[row], zeros elsewhere; lengths null: all of it.
 void copy_rows(Dtype dtype, const RowsCall& rows, const std::int64_t* lengths, Stream stream);
 
+// x (rows, n) as int8 codes, in float32, with a scale each row; products (rows, n) of such codes times the scales of
+// their rows and columns (quantize.cuh).
+void quantize(const float* x, std::size_t rows, std::size_t n, float* codes, float* scales, Stream stream);
+void scale(float* products, std::size_t rows, std::size_t n, const float* of_rows, const float* of_columns,
+           Stream stream);
+
 // to[i] += from[i]
 void add(Dtype dtype, void* to, const void* from, std::size_t n, Stream stream);
 

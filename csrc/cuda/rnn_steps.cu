@@ -6,6 +6,7 @@
 #include "cuda/noise.cuh"
 #include "cuda/pointwise.cuh"
 #include "cuda/projection.cuh"
+#include "cuda/quantize.cuh"
 #include "cuda/recurrence.h"
 #include "cuda/rows.cuh"
 
@@ -162,6 +163,21 @@ void take_steps(Dtype dtype, const TakenCall& call, Stream stream) {
 void give_steps(Dtype dtype, const TakenCall& call, bool add, Stream stream) {
   if (empty(call.rows)) return;
   with_type(dtype, [&]<class T>() { launch("steps", give_kernel<T>, lines(call.rows, stream), call, add); });
+}
+
+void quantize(const float* x, std::size_t rows, std::size_t n, float* codes, float* scales, Stream stream) {
+  if (rows == 0) return;
+  const Grid grid{.blocks = {blocks_for(rows, kCodeRows, kMostX)}, .threads = {kWarp, kCodeRows}, .stream = stream};
+  launch("int8 codes", quantize_kernel, grid, x, rows, n, codes, scales);
+}
+
+void scale(float* products, std::size_t rows, std::size_t n, const float* of_rows, const float* of_columns,
+           Stream stream) {
+  if (rows * n == 0) return;
+  const Grid grid{.blocks = {blocks_for(n, kWarp, kMostX), blocks_for(rows, kCodeRows, kMostY)},
+                  .threads = {kWarp, kCodeRows},
+                  .stream = stream};
+  launch("int8 scales", scale_kernel, grid, products, rows, n, of_rows, of_columns);
 }
 
 void add(Dtype dtype, void* to, const void* from, std::size_t n, Stream stream) {

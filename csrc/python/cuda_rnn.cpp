@@ -198,6 +198,23 @@ void bind_cuda_rnn(py::module_& module) {
     const TakenOf taken(x, compact, lengths, S, first, reverse);
     give_steps(taken.dtype, taken.call, add, stream_of(stream));
   });
+  module.def("quantize",
+             [](const py::object& x, const py::object& codes, const py::object& scales, std::uintptr_t stream) {
+    const Raw from("x", x);
+    const auto rows = std::size_t(from.shape.at(0)), n = std::size_t(from.shape.at(1));
+    quantize(static_cast<const float*>(from.typed("f4").contiguous()), rows, n,
+             static_cast<float*>(Raw("codes", codes).typed("f4").shaped({rows, n}).contiguous()),
+             static_cast<float*>(Raw("scales", scales).typed("f4").shaped({rows}).contiguous()), stream_of(stream));
+  });
+  module.def("scale", [](const py::object& products, const py::object& of_rows, const py::object& of_columns,
+                         std::uintptr_t stream) {
+    const Raw to("products", products);
+    const auto rows = std::size_t(to.shape.at(0)), n = std::size_t(to.shape.at(1));
+    scale(static_cast<float*>(to.typed("f4").contiguous()), rows, n,
+          static_cast<const float*>(Raw("of_rows", of_rows).typed("f4").shaped({rows}).contiguous()),
+          static_cast<const float*>(Raw("of_columns", of_columns).typed("f4").shaped({n}).contiguous()),
+          stream_of(stream));
+  });
   module.def("add", [](const py::object& to, const py::object& from, std::uintptr_t stream) {
     const Raw a("to", to), b("from", from);
     const Dtype dtype = dtype_of(a);

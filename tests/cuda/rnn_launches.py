@@ -302,6 +302,13 @@ def check_rows(kernels):
     assert np.array_equal(compact, [[x[1, 0], zero, x[0, 2]], [x[0, 0], zero, zero]])
     assert np.array_equal(y[:3], [[2 * x[0, 0], zero, 2 * x[0, 2]], [2 * x[1, 0], zero, zero], [zero] * 3])
 
+    x = np.eye(9, 35, dtype=np.float32) * 3
+    codes, scales = np.full_like(x, np.nan), np.full(9, np.nan, np.float32)
+    addresses = (c_void_p(array.ctypes.data) for array in (codes, scales))
+    kernels.call("launch_codes", c_void_p(x.ctypes.data), *map(c_size_t, x.shape), *addresses)
+    np.testing.assert_allclose(scales, 3 / 127, rtol=1e-6)
+    np.testing.assert_allclose(codes, np.outer(x[:, 0], x[0]), rtol=1e-6)  # x again, times its first row
+
     a, b = (rng.standard_normal((1030, 33)).astype(np.float32) for _ in range(2))
     to, room = np.zeros(33, np.float32), np.zeros((3, 33))
     call = ColumnSums(1030, 33, a.ctypes.data, 33, b.ctypes.data, 33, add=False, sums=room.ctypes.data)

@@ -166,12 +166,7 @@ def test_frozen_as_less_is_for_inference(cupy):
 
 
 @pytest.mark.usefixtures("cupy")
-def test_int8_is_not_there():
-    module = LSTM(3, 5, rng=0).to("cuda")
-    for call in (module.freeze, lambda weights: module.stream(weights=weights)):
-        with pytest.raises(NotImplementedError, match=r"^\w+\(weights='int8'\): not there on CUDA, where"):
-            call("int8")
-    assert not module.frozen
+def test_what_float64_is_frozen_as():
     wide = LSTM(3, 5, dtype=np.float64).to("cuda")
     with pytest.raises(ValueError, match=r"^weights: expected 'float64', got 'bfloat16'"):
         wide.freeze("bfloat16")

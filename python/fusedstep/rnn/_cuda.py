@@ -14,7 +14,6 @@ from fusedstep._array import Array
 from fusedstep._device import Device
 from fusedstep.rnn._cuda_arguments import extent, overlap
 from fusedstep.rnn._cuda_cell import Cell, cell_backward, cell_forward
-from fusedstep.rnn._cuda_frozen import check_packing
 from fusedstep.rnn._cuda_layer import Layer
 from fusedstep.rnn._cuda_run import Noise
 from fusedstep.rnn._cuda_stream import Stream
@@ -129,5 +128,4 @@ class Place:
 
     def Stream(self, kind: str, layers: list[dict[str, Any]], batch: int, _: int, weights: str, noise: Any) -> Stream:
         """Make what takes a module's steps one at a time."""
-        check_packing(weights, "stream")
         return Stream(self.device, kind, layers, batch, weights, noise)

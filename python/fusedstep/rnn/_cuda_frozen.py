@@ -2,7 +2,7 @@
 
 CuPy's arrays have no read-only flag. So the compiled module keeps the addresses, and optimizers and whatever else of
 this package would write there refuse; CuPy's own writes pass, and do not show before `unfreeze`. Nothing is packed:
-cuBLAS takes weights as they are. As "bfloat16" they are float32 arrays of rounded values.
+cuBLAS takes weights as they are. As "bfloat16" they are float32 arrays of rounded values, as "int8" of codes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,16 +12,9 @@ import numpy as np
 
 from fusedstep._array import Array
 from fusedstep._device import Device
+from fusedstep.rnn._cuda_int8 import Codes
 
 MATRICES = ("weight_ih", "weight_hh", "weight_hr")
-
-
-def check_packing(form: str, call: str) -> None:
-    """Raise NotImplementedError where weights are not kept so here."""
-    if form == "int8":
-        raise NotImplementedError(
-            f"{call}(weights='int8'): not there on CUDA, where products are cuBLAS' and take no scale for each row"
-        )
 
 
 def rounded(array: Array) -> Array:
@@ -31,15 +24,16 @@ def rounded(array: Array) -> Array:
 
 
 def snapshot(device: Device, weights: Mapping[str, Any], form: str) -> dict[str, Any]:
-    """Copy weights; as "bfloat16" the matrices are rounded, for which they pass CPU memory."""
-    copied = {name: array.copy() for name, array in weights.items()}
-    if form == "bfloat16":
-        copied |= {
-            name: device.from_numpy(rounded(device.asnumpy(array)))
-            for name, array in weights.items()
-            if name in MATRICES
-        }
-    return copied
+    """Copy weights; as "bfloat16" or "int8" the matrices are rounded, for which they pass CPU memory."""
+
+    def copied(name: str, array: Any) -> Any:
+        if name not in MATRICES or form not in ("bfloat16", "int8"):
+            return array.copy()
+        if form == "int8":
+            return Codes.of(device, array)
+        return device.from_numpy(rounded(device.asnumpy(array)))
+
+    return {name: copied(name, array) for name, array in weights.items()}
 
 
 class Freezable:
@@ -63,7 +57,6 @@ class Freezable:
 
     def freeze(self, form: str = "") -> None:
         """Take a snapshot of the weights as they are now."""
-        check_packing(form, "freeze")
         self._snapshot = [snapshot(self.device, own, form) for own in self.weights]
         ranges = [(array.data.ptr, array.nbytes) for own in self.weights for array in own.values()]
         self._guard = self.device.core.Frozen(ranges)

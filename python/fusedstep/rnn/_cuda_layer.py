@@ -14,6 +14,7 @@ from fusedstep._array import Array
 from fusedstep._device import Device
 from fusedstep.rnn._cuda_arguments import cell_of
 from fusedstep.rnn._cuda_frozen import Freezable
+from fusedstep.rnn._cuda_int8 import multiply, rows_of
 from fusedstep.rnn._cuda_projection import sweep_of
 from fusedstep.rnn._cuda_run import Input, Noise, Run, take_persistently
 from fusedstep.rnn._tape import TAPES
@@ -93,8 +94,8 @@ class Layer(Freezable):
         """Make a direction's sweep, and the arrays that it works on."""
         weights, inputs = run.weights[d], run.inputs
         T, B, _ = inputs.array.shape
-        gates = inputs.room(weights["weight_ih"].shape[0])
-        self.device.matmul(inputs.rows(inputs.array), weights["weight_ih"].T, out=inputs.rows(gates))
+        gates = inputs.room(self.cell["gates"] * self.H)
+        multiply(self.device, inputs.rows(inputs.array), weights["weight_ih"], inputs.rows(gates))
         arrays = run.arrays(d) | run.masks(d) | self.step_arrays(run, out) | {"input": gates}
         if tape:
             arrays |= run.tape(d, gates)
@@ -108,10 +109,10 @@ class Layer(Freezable):
         """Take steps one by one."""
         weight_hh, seen = arrays["weight_hh"], "masked" if "mask" in arrays else "h"
         h = arrays[f"{seen}0"], arrays[f"{seen}1"]
-        early, late = weight_hh[: self.early].T, weight_hh[self.early :].T
+        early, late = rows_of(weight_hh, slice(self.early)), rows_of(weight_hh, slice(self.early, None))
         for step in steps:
-            self.device.matmul(h[step % 2], early, out=arrays["hidden"])
+            multiply(self.device, h[step % 2], early, arrays["hidden"])
             if self.late:
                 sweep.reset_stage(step, stream)
-                self.device.matmul(arrays["reset_h"], late, out=arrays["late"])
+                multiply(self.device, arrays["reset_h"], late, arrays["late"])
             sweep.forward(step, stream)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fusedstep._device import Device
+from fusedstep.rnn._cuda_int8 import Codes, multiply
 
 # What a sweep of the units takes of a layer's arrays, and what one of the outputs does.
 BOTH = ("lengths", "reset", "replayed")
@@ -29,7 +30,9 @@ def sweep_of(
     """Make a sweep over arrays by the names of csrc/cuda/recurrence.h; with `weight_hr` among them, of a projection."""
     if "weight_hr" in arrays:
         return ProjectedSweep(device, kind, T, steps, B, H, reverse, arrays)
-    return device.core.Sweep(kind, T, steps, B, H, reverse, arrays)
+    return device.core.Sweep(
+        kind, T, steps, B, H, reverse, {n: a for n, a in arrays.items() if not isinstance(a, Codes)}
+    )
 
 
 class ProjectedSweep:
@@ -44,7 +47,8 @@ class ProjectedSweep:
     ) -> None:
         self._device = device
         self._weight = arrays["weight_hr"]
-        P = self._weight.shape[0]
+        weight = self._weight.codes if isinstance(self._weight, Codes) else self._weight
+        P = weight.shape[0]
         units = {name: arrays[name] for name in UNITS if name in arrays}
         outputs = {name: arrays[name] for name in OUTPUTS if name in arrays}
         if "stays_h" in arrays:
@@ -54,7 +58,7 @@ class ProjectedSweep:
             units["zoneout"], outputs["zoneout"] = (0.0, c), (h, 0.0)
 
         def room(width: int) -> Any:
-            return device.empty((B, width), self._weight.dtype)
+            return device.empty((B, width), weight.dtype)
 
         def at_each(array: Any, count: int = T) -> Any:
             return device.broadcast(array, (count, *array.shape))  # one array for every step
@@ -66,7 +70,7 @@ class ProjectedSweep:
         self._m = turns if "replayed" in arrays else (m, m)
         self._product = outputs["hidden"] = room(P)
         if "dh" in arrays:
-            self._dh, self._dm, zeros = room(P), room(H), device.zeros((B, H), self._weight.dtype)
+            self._dh, self._dm, zeros = room(P), room(H), device.zeros((B, H), weight.dtype)
             units |= {"dy": at_each(self._dm), "dh": zeros, "through": zeros}
             count = arrays["replayed"][1] if "replayed" in arrays else T
             outputs |= {"dinput": at_each(self._dh, count), "dstate": arrays["dprojected"]}
@@ -81,7 +85,7 @@ class ProjectedSweep:
     def forward(self, step: int, stream: int) -> None:
         """Take a step."""
         self._units.forward(step, stream)
-        self._device.matmul(self._m[(step + 1) % 2], self._weight.T, out=self._product)
+        multiply(self._device, self._m[(step + 1) % 2], self._weight, self._product)
         self._outputs.forward(step, stream)
 
     def backward(self, step: int, stream: int) -> None:

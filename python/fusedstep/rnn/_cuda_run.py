@@ -8,6 +8,7 @@ import numpy as np
 
 from fusedstep._device import Device
 from fusedstep._record import Recording, flags
+from fusedstep.rnn._cuda_int8 import Codes
 from fusedstep.rnn._cuda_projection import zoned
 
 if TYPE_CHECKING:
@@ -199,10 +200,11 @@ class Run:
         return self._taped[d]
 
     def fits(self, *, backward: bool) -> bool:
-        """Whether a persistent kernel holds the weights; none takes a projection."""
+        """Whether a persistent kernel holds the weights; none takes a projection, or int8 codes."""
         layer, single = self.layer, self.y.dtype == np.float32
         arguments = layer.kind, single, self.y.shape[1], layer.H, len(self.weights), backward, None
-        return layer.P == layer.H and bool(layer.device.core.persistent_fits(*arguments))
+        plain = layer.P == layer.H and not isinstance(self.weights[0]["weight_hh"], Codes)
+        return plain and bool(layer.device.core.persistent_fits(*arguments))
 
     # ---- back
 

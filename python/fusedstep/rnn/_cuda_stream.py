@@ -11,6 +11,7 @@ from fusedstep._device import Device
 from fusedstep._record import flags
 from fusedstep.rnn._cuda_arguments import cell_of, check_contiguous, check_dtype, check_shape, float_array, overlap
 from fusedstep.rnn._cuda_frozen import snapshot
+from fusedstep.rnn._cuda_int8 import multiply, rows_of
 from fusedstep.rnn._cuda_projection import sweep_of
 from fusedstep.rnn._cuda_run import Noise
 
@@ -26,7 +27,9 @@ class Step:
         self.weights = snapshot(device, weights, form)
         self.h = state[0]
         self.early = cell["state_gates"] * H
-        self.late = self.early < self.weights["weight_hh"].shape[0]
+        self.late = self.early < weights["weight_hh"].shape[0]
+        weight_hh = self.weights["weight_hh"]
+        self.w_early, self.w_late = rows_of(weight_hh, slice(self.early)), rows_of(weight_hh, slice(self.early, None))
 
         def room(*shape: int) -> Any:
             return device.empty(shape, self.h.dtype)
@@ -41,12 +44,12 @@ class Step:
 
     def take(self, x: Any, stream: int) -> None:
         """Move the state on by x (B, I)."""
-        arrays, weight_hh = self.arrays, self.weights["weight_hh"]
-        self.device.matmul(x, self.weights["weight_ih"].T, out=arrays["input"][0])
-        self.device.matmul(self.h, weight_hh[: self.early].T, out=arrays["hidden"])
+        arrays = self.arrays
+        multiply(self.device, x, self.weights["weight_ih"], arrays["input"][0])
+        multiply(self.device, self.h, self.w_early, arrays["hidden"])
         if self.late:
             self.sweep.reset_stage(0, stream)
-            self.device.matmul(arrays["reset_h"], weight_hh[self.early :].T, out=arrays["late"])
+            multiply(self.device, arrays["reset_h"], self.w_late, arrays["late"])
         self.sweep.forward(0, stream)
 
 

@@ -254,14 +254,12 @@ class Module(Formats):
         ------
         ValueError
             `weights` is none of these, the module is not float32, or rows are too wide for "int8" (131072).
-        NotImplementedError
-            `weights` is "int8", and the module on CUDA.
 
         Notes
         -----
-        On CUDA nothing is packed: "bfloat16" rounds the weights, and saves no memory. CuPy's arrays have no read-only
-        flag: optimizers raise, and so does what else of this library would write there; writes by CuPy, or by a graph
-        that was captured before, pass, and show in no call before `unfreeze`.
+        On CUDA nothing is packed: "bfloat16" and "int8" round as here, and save neither memory nor time. CuPy's arrays
+        have no read-only flag: optimizers raise, and so does what else of this library would write there; writes by
+        CuPy, or by a graph that was captured before, pass, and show in no call before `unfreeze`.
         """
         form = self._packing(weights)
         for layer in self._layers:
@@ -605,8 +603,6 @@ class Module(Formats):
         ------
         ValueError
             The module is bidirectional, or an argument is none of these.
-        NotImplementedError
-            `weights` is "int8", and the module on CUDA.
 
         Notes
         -----
