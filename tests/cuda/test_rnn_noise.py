@@ -94,10 +94,11 @@ def test_bits_are_the_cpus_where_products_are_exact(cupy, monkeypatch, kind, way
 
 
 @pytest.mark.parametrize("zoneout", [(0.25, 0.0), (0.0, 0.25)], ids=str)
+@pytest.mark.parametrize("kind", ["peephole_lstm", "projected_peephole_lstm"])
 @paths
-def test_zoneout_of_one_state(cupy, monkeypatch, way, zoneout):
+def test_zoneout_of_one_state(cupy, monkeypatch, kind, way, zoneout):
     with path(way, monkeypatch):
-        assert_close(*both(cupy, draw("peephole_lstm", **CASES["layers"]), zoneout=zoneout))
+        assert_close(*both(cupy, draw(kind, **CASES["layers"]), zoneout=zoneout))
 
 
 @paths

@@ -7,7 +7,8 @@ and then back. What belongs to a chunk lies in the order in which its steps are 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fusedstep.rnn._cuda_run import flat, give_weights
+from fusedstep.rnn._cuda_input import flat
+from fusedstep.rnn._cuda_run import give_weights
 
 if TYPE_CHECKING:
     from fusedstep.rnn._cuda_run import Run

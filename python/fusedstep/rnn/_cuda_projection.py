@@ -21,7 +21,8 @@ OUTPUTS = (*BOTH, *("initial_h", "h0", "h1", "y", "mask", "masked0", "masked1", 
 def zoned(zoneout: tuple[float, float], H: int, P: int) -> Iterator[tuple[str, int, tuple[float, float]]]:
     """Give the zoneout masks of a direction by name, with width and rates: those of h apart where it is P wide."""
     h, c = zoneout
-    yield from [("stays", H, zoneout)] if P == H else [("stays", H, (0.0, c)), ("stays_h", P, (h, 0.0))]
+    parts = [("stays", H, zoneout)] if P == H else [("stays", H, (0.0, c)), ("stays_h", P, (h, 0.0))]
+    yield from (part for part in parts if any(part[2]))
 
 
 def sweep_of(

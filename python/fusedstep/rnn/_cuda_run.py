@@ -8,6 +8,7 @@ import numpy as np
 
 from fusedstep._device import Device
 from fusedstep._record import Recording, flags
+from fusedstep.rnn._cuda_input import Input, flat
 from fusedstep.rnn._cuda_int8 import Codes
 from fusedstep.rnn._cuda_projection import zoned
 
@@ -30,11 +31,6 @@ class Noise(NamedTuple):
     row: int
 
 
-def flat(array: Any) -> Any:
-    """View (a, b, n) as (a·b, n)."""
-    return array.reshape(array.shape[0] * array.shape[1], array.shape[2])
-
-
 def take_persistently(device: Device, sweeps: list[Any], *, backward: bool) -> None:
     """Take all steps of sweeps side by side in one kernel."""
     arrived = device.zeros((len(sweeps) * device.core.arrivals,), np.uint32)
@@ -45,38 +41,6 @@ def sum_rows(device: Device, a: Any, b: Any, to: list[Any], *, add: bool) -> Non
     """Sum a, or a·b, over the first axis."""
     room = device.empty((device.core.sums_size(*a.shape),), np.float64)
     device.core.column_sums(a, b, to, add, room, device.launch_stream())
-
-
-class Input:
-    """x (T, B, I) as products take it: contiguous in one of both orders, zeros where a row has ended."""
-
-    def __init__(self, device: Device, x: Any, lengths: Any) -> None:
-        T, B, width = x.shape
-        self.device = device
-        self.dtype = x.dtype
-        self.shape = T, B
-        self.batch_first = T > 1 and B > 1 and abs(x.strides[1]) > abs(x.strides[0])
-        self.copied = lengths is not None or not self._ordered(x).flags.c_contiguous
-        self.array = self.room(width) if self.copied else x
-        if self.copied:
-            device.core.copy_rows(x, self.array, lengths, device.launch_stream())
-
-    def _ordered(self, array: Any) -> Any:
-        return array.swapaxes(0, 1) if self.batch_first else array
-
-    def room(self, width: int, make: Callable[..., Any] | None = None) -> Any:
-        """Make an array (T, B, width) in the order of x."""
-        T, B = self.shape
-        shape = (B, T, width) if self.batch_first else (T, B, width)
-        return self._ordered((make or self.device.empty)(shape, self.dtype))
-
-    def has_order(self, array: Any) -> bool:
-        """Whether an array lies as `room` makes them."""
-        return bool(self._ordered(array).flags.c_contiguous)
-
-    def rows(self, array: Any) -> Any:
-        """View such an array as (T·B, width)."""
-        return flat(self._ordered(array))
 
 
 class Run:
