@@ -70,6 +70,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Runner(settings) as runner:
         peers = {peer for case in cases for peer in case.peers}
+        runner.start([OURS])  # alone: it measures the machine
         runner.start(name for name, entry in CONTENDERS.items() if entry.installed and name in {OURS, *peers})
         report.header(console, about, runner.facts, settings)
         with Progress(*columns, console=console, transient=True) as progress:

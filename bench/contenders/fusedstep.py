@@ -59,6 +59,7 @@ class Contender(contenders.Contender):
         fusedstep.set_num_threads(threads)
 
     def describe(self) -> dict[str, Any]:
+        fusedstep.machine(refresh=True)  # what predictions are made of is of the same run
         return fusedstep.build_info()
 
     def clock(self) -> Callable[[], float]:

@@ -14,7 +14,6 @@
 #include <iterator>
 
 #include "core/table.h"
-#include "cpu/gemm.h"
 #include "cpu/rnn.h"
 #include "cpu/simd.h"
 

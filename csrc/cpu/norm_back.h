@@ -10,10 +10,10 @@
 #include <cstddef>
 
 #include "core/table.h"
-#include "cpu/gemm.h"
 #include "cpu/norm.h"
 #include "cpu/pairs.h"
 #include "cpu/rnn.h"
+#include "cpu/simd.h"
 #include "cpu/threads.h"
 
 namespace fusedstep::ISA {

@@ -9,13 +9,17 @@
 #include "core/table.h"
 #include "cpu/gemm.h"
 #include "cpu/int8.h"
+#include "cpu/pack.h"
 #include "cpu/rnn.h"
 
 namespace fusedstep::ISA {
 
 // Threads for steps of so many rows and weights: those of a few rows wait for the weights, and take as long as four.
-inline int threads_for_steps(std::size_t rows, double weights) {
-  return threads_for(std::max(double(rows), 4.0) * weights);
+// All steps together must be worth waking the threads, and each of them a barrier, which takes an eighth of that or
+// less.
+inline int threads_for_steps(std::size_t steps, std::size_t rows, double weights) {
+  const double step = std::max(double(rows), 4.0) * weights;
+  return std::min(threads_for(double(steps) * step), threads_for(8 * step));
 }
 
 inline constexpr std::size_t kChunkRows = 2 * kRowBlock;  // rows that share a product with W_ih

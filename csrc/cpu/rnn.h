@@ -16,6 +16,8 @@
 #include "cpu/gemm.h"
 #include "cpu/int8.h"
 #include "cpu/noise.h"
+#include "cpu/pack.h"
+#include "cpu/product.h"
 
 namespace fusedstep::ISA {
 

@@ -41,7 +41,7 @@ void sweep(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
   const std::size_t group = B == 1 ? kGroup<Cell> : 1, outputs_group = B == 1 ? kTilePanels<Outputs::count> : 1;
 
   const double weights = double(n) * double(H) * double(P) * (State::count + Late::count + projected);
-  const int threads = threads_for_steps(B, weights);
+  const int threads = threads_for_steps(end - begin, B, weights);
   // A row alone each thread quantises for itself: that takes less than a barrier.
   const bool quantized = storage == Storage::int8, alone = B == 1;
   const std::size_t row_codes = quantized ? codes_size(H) : 0, code_rows = alone ? std::size_t(threads) : B;

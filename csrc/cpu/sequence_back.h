@@ -13,6 +13,7 @@
 #include "cpu/noise.h"
 #include "cpu/norm_back.h"
 #include "cpu/pairs.h"
+#include "cpu/product.h"
 #include "cpu/rnn.h"
 
 namespace fusedstep::ISA {
@@ -85,7 +86,7 @@ void sweep_back(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) 
     return recurrent_mask<T>(of.noise, std::size_t(of.order[row]), unit);
   };
   const double weights = double(n) * double(H) * double(P) * (G + projected);
-  parallel(threads_for_steps(B, weights), [&](const Team& team) {
+  parallel(threads_for_steps(end - begin, B, weights), [&](const Team& team) {
     Stays<T> stays;
     // f(view, row, first row and rows of its block, unit, lanes, place in what lies by panels), for own ones of `width`
     // units

@@ -9,6 +9,7 @@
 #include "cpu/gemm.h"
 #include "cpu/norm_back.h"
 #include "cpu/pairs.h"
+#include "cpu/product.h"
 #include "cpu/rnn.h"
 
 namespace fusedstep::ISA {
@@ -80,12 +81,23 @@ void gradients(const Sweep& sweep, std::size_t begin, std::size_t end, bool add)
     if (sweep.dx)
       multiply(team, Sum::chain, n, GH, dinput, ld, 1, PackedColumns<T>{w, GH, I},
                as<T>(sweep.dx) + begin * sweep.ld_dx, sweep.ld_dx);
-    multiply(team, Sum::blocks, GH, n, dinput, 1, ld, PackedColumns<T>{x, n, I}, as<T>(sweep.dweight_ih), I, more);
-    for (std::size_t gate = 0; gate < G; ++gate) {
-      const T* const dgate = d + state_slot<Cell>(gate) * H;
-      const bool late = has_late && gate >= std::size_t(Cell::LateGates::first);
-      multiply(team, Sum::blocks, H, n, dgate, 1, ld, PackedColumns<T>{late ? other : h, n, P},
-               as<T>(sweep.dweight_hh) + gate * H * P, P, more);
+    // In runs of gates whose gradients W_ih and W_hh both see, or not, and which see one h: their rows are packed once.
+    using Product = Target<T, PackedColumns<T>>;
+    const auto is_late = [&](std::size_t gate) { return has_late && gate >= std::size_t(Cell::LateGates::first); };
+    const auto shared = [](std::size_t gate) { return input_slot<Cell>(gate) == state_slot<Cell>(gate); };
+    for (std::size_t gate = 0, next; gate < G; gate = next) {
+      next = gate + 1;
+      while (next < G && is_late(next) == is_late(gate) && shared(next) == shared(gate)) ++next;
+      const std::size_t rows = (next - gate) * H;
+      const T *const by_input = d + input_slot<Cell>(gate) * H, *const by_state = d + state_slot<Cell>(gate) * H;
+      const Product of_x{{x, n, I}, as<T>(sweep.dweight_ih) + gate * H * I, I},
+          of_h{{is_late(gate) ? other : h, n, P}, as<T>(sweep.dweight_hh) + gate * H * P, P};
+      if (shared(gate)) {
+        multiply(team, Sum::blocks, rows, n, by_input, 1, ld, {of_x, of_h}, more);
+      } else {
+        multiply(team, Sum::blocks, rows, n, by_input, 1, ld, {of_x}, more);
+        multiply(team, Sum::blocks, rows, n, by_state, 1, ld, {of_h}, more);
+      }
     }
     if (projected)
       multiply(team, Sum::blocks, P, n, as<T>(sweep.dh) + begin * P, 1, P, PackedColumns<T>{other, n, H},

@@ -9,6 +9,7 @@
 #include "cpu/gemm.h"
 #include "cpu/noise.h"
 #include "cpu/norm_back.h"
+#include "cpu/pack.h"
 #include "cpu/pairs.h"
 #include "cpu/rnn.h"
 

@@ -270,4 +270,14 @@ FN void store_n(S* p, Vec<T> a, int n) {
   }
 }
 
+// n elements of a vector's width at most, the rest zero; and back.
+template <class T>
+FN Vec<T> load_some(const T* p, std::size_t n) {
+  return n >= std::size_t(Vec<T>::size) ? load<T>(p) : load_n<T>(p, int(n));
+}
+template <class T>
+FN void store_some(T* p, Vec<T> a, std::size_t n) {
+  n >= std::size_t(Vec<T>::size) ? store(p, a) : store_n(p, a, int(n));
+}
+
 }  // namespace fusedstep::ISA

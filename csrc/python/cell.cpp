@@ -82,8 +82,6 @@ Weights step_weights(const std::string& kind, const py::dict& weights) {
   return w;
 }
 
-std::uint32_t bias_of(const Weights& w) { return w.data(2) ? option::bias : 0; }
-
 py::object forward(const Weights& w, const void* packed, PyObject* x, PyObject* state, PyObject* out, bool tape) {
   const Recording recording;
   const int states = w.cell->states;
@@ -157,7 +155,7 @@ py::object forward(const Weights& w, const void* packed, PyObject* x, PyObject* 
   }
   if (recording) [[unlikely]] {
     const std::uint32_t bits = (packed ? option::frozen : 0) | (tape ? option::tape : 0);
-    recording.add(Kind::cell, w.cell->name, w.dtype, bits | bias_of(w),
+    recording.add(Kind::cell, w.cell->name, w.dtype, bits | (w.has_bias() ? option::bias : 0),
                   {std::int64_t(B), std::int64_t(w.I), std::int64_t(H)});
   }
   py::object result = out == Py_None ? state_of(results, states) : py::reinterpret_borrow<py::object>(out);
@@ -233,7 +231,7 @@ py::tuple cell_backward(const std::string& kind, const py::dict& weights, const 
     w.cell->backward(call);
   }
   if (recording) [[unlikely]]
-    recording.add(Kind::cell_backward, w.cell->name, w.dtype, bias_of(w),
+    recording.add(Kind::cell_backward, w.cell->name, w.dtype, w.has_bias() ? option::bias : 0,
                   {std::int64_t(B), std::int64_t(I), std::int64_t(H)});
   py::dict named;
   for (int i = 0; i < kWeights; ++i)

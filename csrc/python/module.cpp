@@ -77,6 +77,7 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
   bind_plan(module);
   bind_cell(module);
   bind_layer(module);
+  bind_dropout(module);
   bind_stream(module);
   bind_loss(module);
   bind_expression(module);

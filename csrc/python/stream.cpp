@@ -102,7 +102,7 @@ class Stream {
       std::copy_n(static_cast<const char*>(from), bytes, to);
     }
     if (recording) [[unlikely]] {
-      const std::uint32_t bits = (w.data(2) ? option::bias : 0) | std::uint32_t(storage_) << option::storage;
+      const std::uint32_t bits = (w.has_bias() ? option::bias : 0) | std::uint32_t(storage_) << option::storage;
       recording.add(Kind::stream, w.cell->name, w.dtype, option::frozen | bits,
                     {std::int64_t(batch_), std::int64_t(w.I), std::int64_t(w.H), std::int64_t(w.P),
                      std::int64_t(layers_.size())});

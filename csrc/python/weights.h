@@ -31,6 +31,7 @@ struct Weights {
 
   // How they are to be packed: "float32", …; ValueError where they cannot be.
   Storage storage_of(const std::string& name) const;
+  bool has_bias() const { return arrays[2].has_value(); }
   const void* data(int i) const { return arrays[i] ? arrays[i]->data : nullptr; }
   CellWeights pointers(const void* packed, Storage storage = Storage::same) const {
     return {data(0), data(1), data(2), data(3), data(4), data(5), data(6), data(7), data(8), data(9), packed, storage};

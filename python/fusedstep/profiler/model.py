@@ -7,7 +7,7 @@ A call takes the seconds of the smallest call of its kind, and those of its work
   before that.
 - A step of a cell: the longer of its weights' way, at the "copy" bandwidth, and its products, at the rate of products
   of many rows; then its gates' functions, and where weights are not frozen, packing them.
-- A sequence: at each step the same of the state's weights, and a region's barrier; the products with the input, over
+- A sequence: at each step the same of the state's weights, and a barrier; the products with the input, over
   all steps, at the rate of many rows; functions, and the arrays' way.
 - Backward: two products for each one forward, none of them waiting for weights but that of the state; the tape's way.
 
@@ -33,7 +33,8 @@ from fusedstep.rnn._cost import (
 
 STEP_ELEMENTS = 16384  # of an optimizer's step, for each thread: csrc/cpu/multi_tensor.cpp
 STEP_PRODUCTS = 1 << 17  # multiply-adds of a cell's step, for each thread: csrc/cpu/rnn.h
-FEW_ROWS = 4  # rows that a step of a sequence counts at least: csrc/cpu/pairs.h
+FEW_ROWS, BARRIERS = 4, 8  # a step of a sequence counts so many rows at least; barriers for a wake: csrc/cpu/pairs.h
+BARRIER = 0.5  # of an empty region
 BACK_PACKED = 2  # packings of the weights in a call backward: for dx and for dh
 
 
@@ -144,16 +145,21 @@ def cell_backward(machine: Machine, s: Sizes, B: int) -> Prediction:
     return Prediction(cell_backward_cost(s, B), seconds)
 
 
+def _step_threads(machine: Machine, s: Sizes, steps: int, B: int) -> int:
+    work = s.D * max(B, FEW_ROWS) * s.state_weights
+    return min(_threads(steps * work, STEP_PRODUCTS, machine), _threads(BARRIERS * work, STEP_PRODUCTS, machine))
+
+
 def sequence(
     machine: Machine, s: Sizes, pairs: int, steps: int, B: int, *, frozen: bool = True, tape: str = ""
 ) -> Prediction:
     """Predict a layer over a sequence."""
     cost = sequence_cost(s, pairs, steps, B, tape=tape)
-    count = _threads(s.D * max(B, FEW_ROWS) * s.state_weights, STEP_PRODUCTS, machine)
+    count = _step_threads(machine, s, steps, B)
     rates = _Rates(machine, count, s.itemsize)
     rows = pairs / max(steps, 1)
     again = s.D * s.state_weights
-    seconds = machine.calls["sequence"] + steps * machine.region * (count > 1)
+    seconds = machine.calls["sequence"] + steps * BARRIER * machine.region * (count > 1)
     seconds += steps * _products(s, rows, again, rates)
     seconds += 2 * pairs * s.D * s.input_weights / rates.part("products")
     seconds += pairs * s.D * s.H * UNIT_FLOPS[s.kind][0] / rates.part("functions")
@@ -169,10 +175,10 @@ def sequence_backward(
 ) -> Prediction:
     """Predict a layer backward through a sequence."""
     cost = sequence_backward_cost(s, pairs, steps, B, tape=tape, dx=dx)
-    count = _threads(s.D * max(B, FEW_ROWS) * s.state_weights, STEP_PRODUCTS, machine)
+    count = _step_threads(machine, s, steps, B)
     rates = _Rates(machine, count, s.itemsize)
     again = s.D * s.state_weights
-    seconds = machine.calls["sequence_backward"] + steps * machine.region * (count > 1)
+    seconds = machine.calls["sequence_backward"] + steps * BARRIER * machine.region * (count > 1)
     seconds += BACK_PACKED * s.parameters / rates.part("packing")
     seconds += steps * _products(s, pairs / max(steps, 1), again, rates)
     products = pairs * s.D * (s.input_weights * (1 + dx) + s.state_weights)
