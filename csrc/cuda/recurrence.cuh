@@ -116,7 +116,7 @@ struct Unit : Place<typename Cell::Scalar> {
   }
   FN T* input(std::size_t step) const { return at<T>(r.input, gates_time(step), row) + unit; }
   FN void load_input(std::size_t step, T* x) const {
-    unroll<G>([&](auto i) { x[i] = input(step)[std::size_t(i) * r.H]; });
+    unroll<Cell::InputGates::count>([&](auto i) { x[i] = input(step)[std::size_t(i) * r.H]; });
   }
   // What the input's gates have, and then those of the products with W_hh: products(i) is that of its i-th gate.
   FN static void add_input(const T* x, V* a) {
@@ -240,6 +240,8 @@ struct Unit : Place<typename Cell::Scalar> {
       if constexpr (S > 1) next[1] = Cell::next_c(from.a, from.s);
     }
     if constexpr (S > 1) give(r.next_c, in_slot(step, 1), next[1]);
+    if constexpr (Cell::can_project)
+      if (r.m) give(r.m, in_slot(step, 1), Cell::output(from.a[Cell::O], next[1]));
     before(ds);
     Cell::backward(from.a, from.s, next, ds, w, da, da_state);
     if (r.stays) unroll<S>([&](auto i) { ds[i] = ds[i] + stayed[i]; });

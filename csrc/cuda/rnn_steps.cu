@@ -6,6 +6,8 @@
 #include "cuda/noise.cuh"
 #include "cuda/normed.cuh"
 #include "cuda/pointwise.cuh"
+#include "cuda/projection.cuh"
+#include "cuda/quantize.cuh"
 #include "cuda/recurrence.h"
 #include "cuda/rows.cuh"
 
@@ -57,6 +59,7 @@ constexpr RecurrentEntry entry_of() {
                        .values = Cell::layer_norm ? Cell::saved : Cell::values,
                        .peepholes = Cell::peepholes,
                        .norms = kNorms<Cell>,
+                       .input_gates = Cell::InputGates::count,
                        .state_gates = U::state_gates,
                        .separate = Cell::separate_state_gradients || Cell::layer_norm,
                        .peephole_gate = nullptr,
@@ -90,13 +93,16 @@ constexpr RecurrentEntry entry_of() {
 template <class T>
 constexpr auto entries = Cells::table_of<T>([](auto cell) { return entry_of<typename decltype(cell)::type>(); });
 
+template <class T>
+constexpr RecurrentEntry projection = entry_of<ProjectedOutput<T>>();
+
 }  // namespace
 
 const RecurrentEntry* recurrent(const std::string& name, Dtype dtype) {
   return with_type(dtype, [&]<class T>() -> const RecurrentEntry* {
     for (const RecurrentEntry& entry : entries<T>)
       if (entry.name == name) return &entry;
-    return nullptr;
+    return name == projection<T>.name ? &projection<T> : nullptr;
   });
 }
 
@@ -175,6 +181,21 @@ void take_steps(Dtype dtype, const TakenCall& call, Stream stream) {
 void give_steps(Dtype dtype, const TakenCall& call, bool add, Stream stream) {
   if (empty(call.rows)) return;
   with_type(dtype, [&]<class T>() { launch("steps", give_kernel<T>, lines(call.rows, stream), call, add); });
+}
+
+void quantize(const float* x, std::size_t rows, std::size_t n, float* codes, float* scales, Stream stream) {
+  if (rows == 0) return;
+  const Grid grid{.blocks = {blocks_for(rows, kCodeRows, kMostX)}, .threads = {kWarp, kCodeRows}, .stream = stream};
+  launch("int8 codes", quantize_kernel, grid, x, rows, n, codes, scales);
+}
+
+void scale(float* products, std::size_t rows, std::size_t n, const float* of_rows, const float* of_columns,
+           Stream stream) {
+  if (rows * n == 0) return;
+  const Grid grid{.blocks = {blocks_for(n, kWarp, kMostX), blocks_for(rows, kCodeRows, kMostY)},
+                  .threads = {kWarp, kCodeRows},
+                  .stream = stream};
+  launch("int8 scales", scale_kernel, grid, products, rows, n, of_rows, of_columns);
 }
 
 void add(Dtype dtype, void* to, const void* from, std::size_t n, Stream stream) {

@@ -70,6 +70,15 @@ MUTANTS = {
         "plain",
         "AssertionError",
     ),
+    "m-after-zoneout": (
+        (
+            "cuda/recurrence.cuh",
+            r"Cell::output\(from.a\[Cell::O\], next\[1\]\)",
+            "Cell::output(from.a[Cell::O], from.next_c)",
+        ),
+        "address",
+        "AssertionError",
+    ),
     "operands-of-another-chunk": (
         ("cuda/rnn.cuh", r"if \(step > \(more", "if (slice.mine(row0) && step > (more"),
         "plain",

@@ -7,16 +7,16 @@ from dataclasses import replace
 import fusedstep
 import numpy as np
 import pytest
-from fusedstep.rnn import gru, gru_backward, lstm, lstm_backward
+from fusedstep.rnn import CELLS, gru, gru_backward, lstm, lstm_backward
 
 from tests.cuda import foreign
 from tests.cuda.rnn_cases import (
-    CELL_KINDS,
     KINDS,
     ORDERS,
     UNITS,
     assert_close,
     exact,
+    gates_of,
     module_on_gpu,
     ordered,
     path,
@@ -29,6 +29,7 @@ from tests.rnn.sequences import LAYOUTS, draw
 kinds = pytest.mark.parametrize("kind", KINDS)
 # One product and two, one state and two, peepholes: what takes other ways through the kernels.
 some_kinds = pytest.mark.parametrize("kind", ["coupled_peephole_lstm", "gru", "gru_reset_before"])
+cells = pytest.mark.parametrize("kind", CELLS)  # those that persistent kernels take
 paths = pytest.mark.parametrize("way", ["steps", "persistent"])
 
 # Every option, each a few times: layers, directions, lengths, resets, no bias, one row, more rows than a chunk holds.
@@ -88,7 +89,7 @@ def states_and_inputs(results):
     return {name: array for name, array in results.items() if name in ("y", "h", "c", "dx", "dh", "dc")}
 
 
-@pytest.mark.parametrize("kind", CELL_KINDS)
+@cells
 @pytest.mark.parametrize("name", CASES)
 def test_persistent_bits_are_the_cpus_where_products_are_exact(cupy, monkeypatch, kind, name):
     case = exact(draw(kind, **CASES[name]))
@@ -100,7 +101,7 @@ def test_persistent_bits_are_the_cpus_where_products_are_exact(cupy, monkeypatch
 @kinds
 @pytest.mark.parametrize("name", ["layers", "resets"])
 def test_bits_of_steps_are_the_cpus_where_products_are_exact(cupy, monkeypatch, kind, name):
-    for gate in range(fusedstep._core.cells()[kind]["gates"]):
+    for gate in range(gates_of(kind)):
         case = exact(draw(kind, **CASES[name]), gate)
         with path("steps", monkeypatch):
             actual, desired = both(cupy, case)
@@ -334,27 +335,9 @@ def test_launches_go_to_the_gpu_of_the_weights(cupy, device, monkeypatch, way):
         module(cupy.asarray(case.x))
 
 
-def test_options_that_are_not_there(cupy):
-    module = fusedstep.rnn.LSTM(3, 4, proj_size=2, rng=0)
-    with pytest.raises(NotImplementedError, match=r"^proj_size=.*: not there on CUDA"):
-        module.to("cuda")
-    assert module.device == "cpu"
-    weights = {name: cupy.asarray(w) for name, w in module.weights.items()}
-    with pytest.raises(NotImplementedError, match=r"^proj_size=.*: not there on CUDA"):
-        lstm(cupy.zeros((2, 1, 3), np.float32), None, weights)
-
-
 @pytest.mark.usefixtures("cupy")
-def test_calls_that_are_not_there():
+def test_where_a_module_may_move():
     module = fusedstep.rnn.GRU(3, 4, rng=0).to("cuda")
-    for weights in (None, "bfloat16", "int8"):
-        with pytest.raises(NotImplementedError, match=r"^freeze: not there on CUDA"):
-            module.freeze(weights)
-    for weights in ("bfloat16", "int8"):
-        with pytest.raises(NotImplementedError, match=rf"^stream\(weights='{weights}'\): not there on CUDA"):
-            module.stream(weights=weights)
-    with pytest.raises(NotImplementedError, match=r"^quantization_error: not there on CUDA"):
-        module.stream().quantization_error(None)
     with pytest.raises(ValueError, match=r"^device: expected 'cpu' or 'cuda', got 'cuda:1'"):
         module.to("cuda:1")
     frozen = fusedstep.rnn.GRU(3, 4, rng=0).freeze()

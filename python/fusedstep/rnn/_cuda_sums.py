@@ -1,15 +1,10 @@
-"""Sums over the steps and rows of arrays on a GPU."""
+"""Sums over the rows of arrays on a GPU."""
 
 from typing import Any
 
 import numpy as np
 
 from fusedstep._device import Device
-
-
-def flat(array: Any) -> Any:
-    """View (a, b, n) as (a·b, n)."""
-    return array.reshape(array.shape[0] * array.shape[1], array.shape[2])
 
 
 def sum_rows(device: Device, a: Any, b: Any, to: list[Any], *, add: bool) -> None:
