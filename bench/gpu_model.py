@@ -220,7 +220,7 @@ def bytes_an_element(kernel: machine_code.Kernel) -> str:
         return f"{min(moved[frozenset({16})]):.0f}" if moved else ""
     if match := re.fullmatch(r"square_sums_kernel<(\w+)>", kernel.name):
         return str({"float": 4, "double": 8}.get(match[1], 2))  # each element is read once
-    if re.match(r"(reset_|reset_backward_|forward_|backward_)kernel", kernel.name):
+    if re.match(r"(reset_|reset_backward_|(normed_)?forward_|(normed_)?backward_)kernel", kernel.name):
         return f"≤ {kernel.moved}"
     return ""
 

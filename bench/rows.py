@@ -140,6 +140,8 @@ def on_cuda(case: AnyCase) -> AnyCase | None:
             peers = ("graph", "torch", "torch_graph")
         case CellCase() | SequenceCase(varied=False, option=""):
             return replace(case, peers=("graph", "torch", "torch_graph"), frozen=False, full_peers=(), targets={})
+        case SequenceCase(varied=False, option="layer norm"):
+            return replace(case, peers=("plain", "graph"), frozen=False, full_peers=(), targets={})
         case _:
             return None
     if case.method == "adagrad":  # torch's cannot be captured

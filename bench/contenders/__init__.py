@@ -34,7 +34,7 @@ class Entry(NamedTuple):
 CONTENDERS = {
     "fusedstep": Entry("fusedstep", devices=("cpu", "cuda")),
     "graph": Entry("as a graph", ("cupy",), ("cuda",)),
-    "plain": Entry("plain fusedstep"),
+    "plain": Entry("plain fusedstep", devices=("cpu", "cuda")),
     "pure": Entry("pure Python"),
     "numpy": Entry("NumPy"),
     "torch": Entry("torch", ("torch",), ("cpu", "cuda")),

@@ -1,47 +1,18 @@
-// Layer normalisation inside sweeps: statistics of rows whose hidden units belong to several threads.
+// Layer normalisation inside sweeps: statistics of rows whose hidden units belong to several threads (rnn/norm.h).
 //
-//   N(a) = (a − mean a) / √(var a + ε), var biased                Ba, Kiros & Hinton 2016, eq. 3–4
-//
-// A row is taken in blocks of kNormUnits hidden units. The owner of a block leaves two sums of its values in RowSums;
-// past a barrier every thread combines the blocks of all rows, in ascending order. All of it is in double, a block's
-// lanes are folded in halves, and blocks are the same whatever the vectors and threads: so are the bits. A block's
-// second sum is of squared deviations from its own mean (Chan, Golub & LeVeque 1983), which is accurate also where the
-// mean is far larger than the deviations.
+// The owner of a block of kNormUnits hidden units leaves two sums of its values in RowSums; past a barrier every thread
+// combines the blocks of all rows. Blocks are the same whatever the vectors and threads: so are the bits.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
-#include <iterator>
 
 #include "core/table.h"
 #include "cpu/rnn.h"
 #include "cpu/simd.h"
+#include "rnn/norm.h"
 
 namespace fusedstep::ISA {
-
-inline constexpr std::size_t kNormUnits = 16;  // whole panels on every instruction set
-inline constexpr double kNormEpsilon = 1e-5;   // as torch's LayerNorm
-
-// Vectors of a row that a cell normalises in a step: those of its accumulators, then c′.
-template <class Cell>
-constexpr int gate_norms() {
-  if constexpr (Cell::layer_norm)
-    return int(std::size(Cell::norms));
-  else
-    return 0;
-}
-template <class Cell>
-inline constexpr int kGateNorms = gate_norms<Cell>();
-template <class Cell>
-inline constexpr int kNorms = kGateNorms<Cell> + (Cell::layer_norm && Cell::states > 1);
-
-// The accumulators that a norm spans; c′ counts as one.
-template <class Cell>
-constexpr Norm norm_of(int norm) {
-  if constexpr (Cell::layer_norm)
-    if (norm < kGateNorms<Cell>) return Cell::norms[norm];
-  return {0, 1};
-}
 
 // Panels of so many units that a thread owns together.
 template <class Cell>
@@ -55,14 +26,10 @@ struct RowSums {
   double* data;
 
   std::size_t rows() const { return (B + 7) / 8 * 8; }  // whole cache lines, and vectors
-  std::size_t blocks() const { return (H + kNormUnits - 1) / kNormUnits; }
+  std::size_t blocks() const { return norm_blocks(H); }
   std::size_t size(int norms) const { return std::size_t(norms) * blocks() * 2 * rows(); }
   double* at(int norm, std::size_t block, int which) const {
     return data + ((std::size_t(norm) * blocks() + block) * 2 + std::size_t(which)) * rows();
-  }
-  // n of them are an average over `count` vectors of this block's units.
-  double values(std::size_t block, int count) const {
-    return double(count) * double(std::min(kNormUnits, H - block * kNormUnits));
   }
 };
 
@@ -135,24 +102,11 @@ void each_row_values(std::size_t rows, int norm, const RowValues<T>& to, F f) {
 // Mean and 1/σ of norms first … last-1 of the first `rows` rows, from the moments of their blocks.
 template <class Cell, class T>
 void row_statistics(const RowSums& from, std::size_t rows, int first, int last, const RowValues<T>& to) {
-  using D = Vec<double>;
-  for (int norm = first; norm < last; ++norm) {
-    const int count = norm_of<Cell>(norm).count;
-    const D n(double(count) * double(from.H));
-    each_row_values(rows, norm, to, [&](std::size_t row, D* both) {
-      D sum(0.0), squares(0.0);
-      for (std::size_t block = 0; block < from.blocks(); ++block)
-        sum = sum + D(from.values(block, count)) * load<double>(from.at(norm, block, 0) + row);
-      const D mean = sum / n;
-      for (std::size_t block = 0; block < from.blocks(); ++block) {
-        const D apart = load<double>(from.at(norm, block, 0) + row) - mean;
-        squares =
-            squares + (load<double>(from.at(norm, block, 1) + row) + D(from.values(block, count)) * (apart * apart));
-      }
-      both[0] = mean;
-      both[1] = D(1.0) / sqrt(squares / n + D(kNormEpsilon));
+  for (int norm = first; norm < last; ++norm)
+    each_row_values(rows, norm, to, [&](std::size_t row, Vec<double>* both) {
+      const auto at = [&](std::size_t block, int which) { return load<double>(from.at(norm, block, which) + row); };
+      combine_moments(from.H, norm_of<Cell>(norm).count, at, both[0], both[1]);
     });
-  }
 }
 
 // The moments of a row's block of units from `unit` on: of norms first … last-1, at(j, lane) being the values of
@@ -196,7 +150,7 @@ FN void normalize(const RowValues<T>& statistics, std::size_t row, const T* pane
     constexpr Norm norm = Cell::norms[k];
     const V mean(statistics.at(k, 0)[row]), scale(statistics.at(k, 1)[row]);
     for (int j = norm.first; j < norm.first + norm.count; ++j) {
-      normalized[j] = (a[j] - mean) * scale;
+      normalized[j] = norm_forward(a[j], mean, scale);
       a[j] = fma(load<T>(gains + j * N), normalized[j], load<T>(biases + j * N));
     }
   });
@@ -208,7 +162,7 @@ FN V normalized_output(const RowValues<T>& statistics, std::size_t row, const T*
   constexpr std::size_t N = V::size;
   const T* const gain = panel + Layout<Cell>::kGains + 2 * Cell::accumulators * N;
   const V mean(statistics.at(kGateNorms<Cell>, 0)[row]), scale(statistics.at(kGateNorms<Cell>, 1)[row]);
-  return Cell::output(o, fma(load<T>(gain), (c - mean) * scale, load<T>(gain + N)));
+  return Cell::output(o, fma(load<T>(gain), norm_forward(c, mean, scale), load<T>(gain + N)));
 }
 
 }  // namespace fusedstep::ISA

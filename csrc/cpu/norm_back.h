@@ -1,8 +1,6 @@
 // Layer normalisation backward, and again where the tape is lean: what the sweeps of sequence_back.h call.
 //
-//   y = γ·x̂ + β, x̂ = N(a):     da = (γ·dy − mean(γ·dy) − x̂·mean(γ·dy·x̂)) / σ     dγ = Σ dy·x̂     dβ = Σ dy
-//
-// The sums over a row are taken as norm.h says, those over rows and steps in double, in the order of the sweep. The
+// The sums over a row are taken as rnn/norm.h says, those over rows and steps in double, in the order of the sweep. The
 // tape holds x̂ of every accumulator after the gates' values; its gradient replaces it there.
 #pragma once
 
@@ -26,13 +24,6 @@ constexpr std::size_t input_slot(std::size_t gate) {
 template <class Cell>
 constexpr std::size_t state_slot(std::size_t gate) {
   return Cell::layer_norm ? Cell::values + Cell::gates + gate : std::size_t(Cell::state_slot[gate]);
-}
-
-// Where that of the normalised value lies: of an accumulator.
-template <class Cell>
-constexpr std::size_t value_slot(int accumulator) {
-  constexpr int G = Cell::gates;
-  return std::size_t(accumulator < G ? accumulator : Cell::state_slot[accumulator - G]);
 }
 
 // An accumulator's gains, from `unit` on.
@@ -136,24 +127,17 @@ FN void sum_block(const T* const* dy, const T* const* normalized, const T* const
 // Both means over the rows, of norms first … last-1.
 template <class Cell, class T>
 void row_means(const RowSums& from, std::size_t rows, int first, int last, const RowValues<T>& to) {
-  using D = Vec<double>;
-  for (int norm = first; norm < last; ++norm) {
-    const D n(double(norm_of<Cell>(norm).count) * double(from.H));
-    each_row_values(rows, norm, to, [&](std::size_t row, D* both) {
-      for (int which = 0; which < 2; ++which) {
-        D sum(0.0);
-        for (std::size_t block = 0; block < from.blocks(); ++block)
-          sum = sum + load<double>(from.at(norm, block, which) + row);
-        both[which] = sum / n;
-      }
+  for (int norm = first; norm < last; ++norm)
+    each_row_values(rows, norm, to, [&](std::size_t row, Vec<double>* both) {
+      const auto at = [&](std::size_t block, int which) { return load<double>(from.at(norm, block, which) + row); };
+      combine_sums(from.H, norm_of<Cell>(norm).count, at, both[0], both[1]);
     });
-  }
 }
 
 // The gradient of what was normalised; dy with the gain.
 template <class V, class T>
 FN V normalize_backward(V dy, V normalized, T scale, const RowValues<T>& means, int norm, std::size_t row) {
-  return V(scale) * (dy - V(means.at(norm, 0)[row]) - normalized * V(means.at(norm, 1)[row]));
+  return norm_backward(dy, normalized, V(scale), V(means.at(norm, 0)[row]), V(means.at(norm, 1)[row]));
 }
 
 // c′ before zoneout, which the tape does not hold.
@@ -189,7 +173,7 @@ void output_back(const Pairs<typename Cell::Scalar>& pairs, std::size_t step, st
   T* const o = as<T>(sweep.saved) + (pair * Cell::saved + std::size_t(Cell::O)) * H + unit;
   for (std::size_t lane = 0; lane < units; lane += N) {
     const std::size_t lanes = units - lane;
-    const V x = (new_c<Cell>(pairs, step, row, unit + lane) - V(statistics[0])) * V(statistics[1]);
+    const V x = norm_forward(new_c<Cell>(pairs, step, row, unit + lane), V(statistics[0]), V(statistics[1]));
     V d_o, du(T(0));
     Cell::output_backward(load_some<T>(o + lane, lanes), fma(load<T>(gain + lane), x, load<T>(bias + lane)),
                           load<T>(d + lane), d_o, du);
@@ -209,8 +193,8 @@ FN V output_norm_backward(const Sweep& sweep, std::size_t pair, std::size_t unit
                           std::size_t row) {
   const T* const statistics = taped_statistics<Cell>(sweep, pair, kGateNorms<Cell>);
   const V gain = load_some<T>(as<T>(sweep.weights.gain_c) + unit, sweep.H - unit);
-  return normalize_backward(d * gain, (c - V(statistics[0])) * V(statistics[1]), statistics[1], means, kGateNorms<Cell>,
-                            row);
+  const V x = norm_forward(c, V(statistics[0]), V(statistics[1]));
+  return normalize_backward(d * gain, x, statistics[1], means, kGateNorms<Cell>, row);
 }
 
 // A pair's block of units: its parts of the sums over the row, of the gradients of the accumulators' norms.

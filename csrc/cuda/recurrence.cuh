@@ -45,10 +45,8 @@ struct Place {
   FN std::size_t slot(std::size_t step) const { return r.reverse && !r.lengths ? r.S - 1 - step : step; }
   // Where a step's gates are in arrays over the caller's steps, and what belongs to it in (S, B, values, H).
   FN std::size_t gates_time(std::size_t step) const { return r.replayed ? step - r.first : time(step); }
-  FN std::size_t in_slot(std::size_t step, int values) const {
-    const std::size_t slot_of = r.replayed ? step - r.first : slot(step);
-    return (slot_of * r.B + row) * std::size_t(values) * r.H + unit;
-  }
+  FN std::size_t pair(std::size_t step) const { return (r.replayed ? step - r.first : slot(step)) * r.B + row; }
+  FN std::size_t in_slot(std::size_t step, int values) const { return pair(step) * std::size_t(values) * r.H + unit; }
   FN std::size_t in_states(std::size_t step) const { return (slot(step) * r.B + row) * r.H + unit; }
   FN bool reset(std::size_t step) const {
     return r.reset && step < length &&
@@ -118,7 +116,7 @@ struct Unit : Place<typename Cell::Scalar> {
   }
   FN T* input(std::size_t step) const { return at<T>(r.input, gates_time(step), row) + unit; }
   FN void load_input(std::size_t step, T* x) const {
-    unroll<G>([&](auto i) { x[i] = input(step)[std::size_t(i) * r.H]; });
+    unroll<Cell::InputGates::count>([&](auto i) { x[i] = input(step)[std::size_t(i) * r.H]; });
   }
   // What the input's gates have, and then those of the products with W_hh: products(i) is that of its i-th gate.
   FN static void add_input(const T* x, V* a) {
@@ -156,6 +154,10 @@ struct Unit : Place<typename Cell::Scalar> {
   // In: preactivations, but of a cell with two products r and z as `reset_stage` left them.
   FN void forward(std::size_t step, V* a, V* s, const V* w) const {
     Cell::forward(a, s, w);
+    hand_on(step, s);
+  }
+  // s, what the cell made of the state, becomes the state after the step.
+  FN void hand_on(std::size_t step, V* s) const {
     if (zones_out()) zone_out(step, s);
     const bool zero = reset(step + 1);
     const V h = zero ? V(T(0)) : s[0];
@@ -176,10 +178,15 @@ struct Unit : Place<typename Cell::Scalar> {
   }
   // What nothing in the sweep waits for.
   FN void record(std::size_t step, const V* a, const V* s) const {
+    record_gates(step, a);
+    record_state(step, s);
+  }
+  FN T* saved(std::size_t step) const { return as<T>(r.saved) + in_slot(step, Cell::saved); }
+  FN void record_gates(std::size_t step, const V* a) const {
+    if (r.saved) unroll<Cell::values>([&](auto i) { saved(step)[std::size_t(i) * r.H] = a[i].raw; });
+  }
+  FN void record_state(std::size_t step, const V* s) const {
     if (r.y.data && !r.replayed) at<T>(r.y, time(step), row)[unit] = s[0].raw;
-    if (r.saved)
-      unroll<Cell::values>(
-          [&](auto i) { as<T>(r.saved)[in_slot(step, Cell::values) + std::size_t(i) * r.H] = a[i].raw; });
     if constexpr (S > 1)
       if (r.states && !r.replayed) as<T>(r.states)[in_states(step)] = s[1].raw;
   }
@@ -198,8 +205,7 @@ struct Unit : Place<typename Cell::Scalar> {
   };
   FN Read read(std::size_t step) const {
     Read from;
-    unroll<Cell::values>(
-        [&](auto i) { from.a[i] = V(as<T>(r.saved)[in_slot(step, Cell::values) + std::size_t(i) * r.H]); });
+    unroll<Cell::values>([&](auto i) { from.a[i] = V(saved(step)[std::size_t(i) * r.H]); });
     from.s[0] = previous_h(step);
     if constexpr (S > 1) {
       from.s[1] = previous_c(step);
@@ -211,9 +217,11 @@ struct Unit : Place<typename Cell::Scalar> {
   FN void give(void* to, std::size_t place, V value) const {
     if (to) as<T>(to)[place] = value.raw;
   }
-  // carried: dh as it comes back from the steps after.
-  FN void backward(std::size_t step, const Read& from, V carried, const V* w) const {
-    V next[S], ds[S], da[G], da_state[G];
+  // carried: dh as it comes back from the steps after. Before the cell's own part, before(ds).
+  template <class Before>
+  FN void cell_backward(std::size_t step, const Read& from, V carried, const V* w, V* ds, V* da, V* da_state,
+                        Before before) const {
+    V next[S];
     next[0] = V(T(0));  // no cell looks at it
     ds[0] = r.dy.data ? from.dy + carried : carried;
     if constexpr (S > 1) {
@@ -232,8 +240,23 @@ struct Unit : Place<typename Cell::Scalar> {
       if constexpr (S > 1) next[1] = Cell::next_c(from.a, from.s);
     }
     if constexpr (S > 1) give(r.next_c, in_slot(step, 1), next[1]);
+    if constexpr (Cell::can_project)
+      if (r.m) give(r.m, in_slot(step, 1), Cell::output(from.a[Cell::O], next[1]));
+    before(ds);
     Cell::backward(from.a, from.s, next, ds, w, da, da_state);
     if (r.stays) unroll<S>([&](auto i) { ds[i] = ds[i] + stayed[i]; });
+  }
+  // ds, the gradients of the state before the step but for what passes W_hh.
+  FN void hand_back(std::size_t step, const Read& from, const V* ds) const {
+    as<T>(r.dh)[own()] = ds[0].raw;
+    if constexpr (S > 1) {
+      give(r.previous_c, in_slot(step, 1), from.s[1]);
+      as<T>(r.dc)[own()] = reset(step) ? T(0) : ds[1].raw;
+    }
+  }
+  FN void backward(std::size_t step, const Read& from, V carried, const V* w) const {
+    V ds[S], da[G], da_state[G];
+    cell_backward(step, from, carried, w, ds, da, da_state, [](V*) {});
 
     constexpr int first = has_late ? 1 : 0;  // r's gradient waits for the second product
     T* const dinput = at<T>(r.dinput, gates_time(step), row) + unit;
@@ -243,15 +266,11 @@ struct Unit : Place<typename Cell::Scalar> {
            (Cell::separate_state_gradients ? da_state : da)[i + first]);
     });
     if constexpr (has_late) give(r.dlate, in_slot(step, 1), da[Cell::LateGates::first]);
-    as<T>(r.dh)[own()] = ds[0].raw;
-    if constexpr (S > 1) {
-      give(r.previous_c, in_slot(step, 1), from.s[1]);
-      as<T>(r.dc)[own()] = reset(step) ? T(0) : ds[1].raw;
-    }
+    hand_back(step, from, ds);
   }
   // `product`: d(r·h).
   FN void reset_backward(std::size_t step, T product) const {
-    const V gate(as<T>(r.saved)[in_slot(step, Cell::values)]), h = masked(previous_h(step)), direct(as<T>(r.dh)[own()]);
+    const V gate(saved(step)[0]), h = masked(previous_h(step)), direct(as<T>(r.dh)[own()]);
     V dr, dh = r.mask ? V(T(0)) : direct;
     Cell::reset_backward(gate, h, V(product), dr, dh);
     if (r.mask) dh = fma(V(as<T>(r.mask)[own()]), dh, direct);

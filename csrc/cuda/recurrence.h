@@ -36,6 +36,10 @@ struct Recurrence {
   const void* bias_ih;    // (G·H) or null
   const void* bias_hh;    // (G·H) or null
   const void* weight_ch;  // (peepholes, H) or null
+  const void* gain_ih;    // (G·H), of a cell with norms, as all that follow
+  const void* gain_hh;    // (G·H)
+  const void* gain_c;     // (H), where there is a second state
+  const void* bias_c;     // (H) or null
 
   const void* initial[kRecurrentStates];  // (B, H) before the first step
   std::size_t ld_initial[kRecurrentStates];
@@ -50,13 +54,14 @@ struct Recurrence {
   const std::uint8_t* stays;
   double zoneout[kRecurrentStates];
   // Of the step in hand: h·W_hhᵗ (B, state gates·H), and of a cell with two products r·h (B, H) and what W_hn makes of
-  // it.
-  const void* hidden;
+  // it. A cell that normalises c′ leaves o and c′ in `hidden`.
+  void* hidden;
   void* reset_h;
   const void* late;
   // What backward needs; null where it is not wanted.
-  void* saved;   // (S, B, values, H); may be the memory of `input` where both have one shape and order
-  void* states;  // (S, B, H): c after each step
+  void* saved;       // (S, B, values, H); may be the memory of `input` where both have one shape and order
+  void* states;      // (S, B, H): c after each step
+  void* statistics;  // (S, B, norms, 2): mean and 1/σ of what the cell normalises
 
   // Backward.
   Strided dy;        // (T, B, H), data null: zeros
@@ -71,15 +76,22 @@ struct Recurrence {
   void* previous_c;  // (S, B, H), or null
   void* next_c;      // (S, B, H): c′ before zoneout, or null
   void* all_reset_h;  // (S, B, H): r·h of each step
+  void* m;            // (S, B, H): h′ of each step again, which a projection reads; or null
+  // Of a cell that normalises c′: N(c′), and the gradient of what gain and bias make of it, (S, B, H) each. Its gates'
+  // gradients replace the gates in `saved`.
+  void *normed_c, *dnormed_c;
 };
 
 struct RecurrentEntry {
   const char* name;
   int gates, states, values, peepholes;  // values: what `saved` holds of a unit
-  int state_gates;                       // how many gates the first product with W_hh feeds
+  int norms;                             // vectors of a row that are normalised in a step
+  int input_gates;                       // how many gates the product with W_ih feeds
+  int state_gates;                       // and the first one with W_hh
   bool separate;                         // whether W_hh sees gradients of its own
   const int* peephole_gate;              // the peepholes' gradients are sums of this gate's
   const bool* peephole_sees_next;        // times c after the step, else before it
+  const int* state_slot;                 // with norms: where in `saved` a gate's gradient by W_hh comes to lie
 
   // The per-step path. begin; then for each step [reset_stage, then the second product,] forward.
   void (*begin)(const Recurrence& r, Stream stream);
@@ -90,7 +102,8 @@ struct RecurrentEntry {
   void (*reset_backward)(const Recurrence& r, std::size_t step, Stream stream);
   void (*finish)(const Recurrence& r, Stream stream);
 };
-// Null where there is no such cell.
+// Null where there is no such cell. "projection" is one of the P units of h where W_hr makes it of the LSTM's output m
+// (projection.cuh): `hidden` is W_hr·m, `dstate` the gradients of h that W_hr sees.
 const RecurrentEntry* recurrent(const std::string& name, Dtype dtype);
 std::vector<const char*> recurrent_names();
 
@@ -153,6 +166,12 @@ void take_steps(Dtype dtype, const TakenCall& call, Stream stream);
 void give_steps(Dtype dtype, const TakenCall& call, bool add, Stream stream);
 // Where step < lengths[row], zeros elsewhere; lengths null: all of it.
 void copy_rows(Dtype dtype, const RowsCall& rows, const std::int64_t* lengths, Stream stream);
+
+// x (rows, n) as int8 codes, in float32, with a scale each row; products (rows, n) of such codes times the scales of
+// their rows and columns (quantize.cuh).
+void quantize(const float* x, std::size_t rows, std::size_t n, float* codes, float* scales, Stream stream);
+void scale(float* products, std::size_t rows, std::size_t n, const float* of_rows, const float* of_columns,
+           Stream stream);
 
 // to[i] += from[i]
 void add(Dtype dtype, void* to, const void* from, std::size_t n, Stream stream);

@@ -4,7 +4,10 @@
 
 #include "cuda/launch.cuh"
 #include "cuda/noise.cuh"
+#include "cuda/normed.cuh"
 #include "cuda/pointwise.cuh"
+#include "cuda/projection.cuh"
+#include "cuda/quantize.cuh"
 #include "cuda/recurrence.h"
 #include "cuda/rows.cuh"
 
@@ -32,6 +35,20 @@ void over_units(const Recurrence& r, Step... step, Stream stream) {
   launch(what, kernel, grid, r, step...);
 }
 
+// A block of threads for each row.
+template <class Cell, auto kernel>
+void over_rows(const Recurrence& r, std::size_t step, Stream stream) {
+  if (r.B == 0) return;
+  constexpr std::size_t unasked = 48 << 10;  // bytes of shared memory that every kernel may have
+  const std::size_t threads = std::min<std::size_t>((r.H + kWarp - 1) / kWarp * kWarp, kRowThreads),
+                    shared = SharedSums<Cell>::bytes(r.H);
+  if (shared > unasked)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)), Cell::name);
+  launch(Cell::name, kernel,
+         {.blocks = {unsigned(r.B)}, .threads = {unsigned(threads)}, .stream = stream, .shared_bytes = shared}, r,
+         step);
+}
+
 template <class Cell>
 constexpr RecurrentEntry entry_of() {
   using U = Unit<Cell>;
@@ -39,18 +56,29 @@ constexpr RecurrentEntry entry_of() {
   RecurrentEntry entry{.name = name,
                        .gates = Cell::gates,
                        .states = Cell::states,
-                       .values = Cell::values,
+                       .values = Cell::layer_norm ? Cell::saved : Cell::values,
                        .peepholes = Cell::peepholes,
+                       .norms = kNorms<Cell>,
+                       .input_gates = Cell::InputGates::count,
                        .state_gates = U::state_gates,
-                       .separate = Cell::separate_state_gradients,
+                       .separate = Cell::separate_state_gradients || Cell::layer_norm,
                        .peephole_gate = nullptr,
                        .peephole_sees_next = nullptr,
+                       .state_slot = nullptr,
                        .begin = over_units<begin_kernel<typename U::T>, name>,
                        .reset_stage = nullptr,
-                       .forward = over_units<forward_kernel<Cell>, name, std::size_t>,
-                       .backward = over_units<backward_kernel<Cell>, name, std::size_t>,
+                       .forward = nullptr,
+                       .backward = nullptr,
                        .reset_backward = nullptr,
                        .finish = over_units<finish_kernel<typename U::T>, name>};
+  if constexpr (Cell::layer_norm) {
+    entry.state_slot = Cell::state_slot;
+    entry.forward = over_rows<Cell, normed_forward_kernel<Cell>>;
+    entry.backward = over_rows<Cell, normed_backward_kernel<Cell>>;
+  } else {
+    entry.forward = over_units<forward_kernel<Cell>, name, std::size_t>;
+    entry.backward = over_units<backward_kernel<Cell>, name, std::size_t>;
+  }
   if constexpr (Cell::peepholes > 0) {
     entry.peephole_gate = Cell::peephole_gate;
     entry.peephole_sees_next = Cell::peephole_sees_next;
@@ -63,28 +91,24 @@ constexpr RecurrentEntry entry_of() {
 }
 
 template <class T>
-constexpr auto entries = Cells::table_of<T>([](auto cell) {
-  using Cell = typename decltype(cell)::type;
-  if constexpr (Cell::layer_norm)
-    return RecurrentEntry{};
-  else
-    return entry_of<Cell>();
-});
+constexpr auto entries = Cells::table_of<T>([](auto cell) { return entry_of<typename decltype(cell)::type>(); });
+
+template <class T>
+constexpr RecurrentEntry projection = entry_of<ProjectedOutput<T>>();
 
 }  // namespace
 
 const RecurrentEntry* recurrent(const std::string& name, Dtype dtype) {
   return with_type(dtype, [&]<class T>() -> const RecurrentEntry* {
     for (const RecurrentEntry& entry : entries<T>)
-      if (entry.name && entry.name == name) return &entry;
-    return nullptr;
+      if (entry.name == name) return &entry;
+    return name == projection<T>.name ? &projection<T> : nullptr;
   });
 }
 
 std::vector<const char*> recurrent_names() {
   std::vector<const char*> names;
-  for (const RecurrentEntry& entry : entries<float>)
-    if (entry.name) names.push_back(entry.name);
+  for (const RecurrentEntry& entry : entries<float>) names.push_back(entry.name);
   return names;
 }
 
@@ -157,6 +181,21 @@ void take_steps(Dtype dtype, const TakenCall& call, Stream stream) {
 void give_steps(Dtype dtype, const TakenCall& call, bool add, Stream stream) {
   if (empty(call.rows)) return;
   with_type(dtype, [&]<class T>() { launch("steps", give_kernel<T>, lines(call.rows, stream), call, add); });
+}
+
+void quantize(const float* x, std::size_t rows, std::size_t n, float* codes, float* scales, Stream stream) {
+  if (rows == 0) return;
+  const Grid grid{.blocks = {blocks_for(rows, kCodeRows, kMostX)}, .threads = {kWarp, kCodeRows}, .stream = stream};
+  launch("int8 codes", quantize_kernel, grid, x, rows, n, codes, scales);
+}
+
+void scale(float* products, std::size_t rows, std::size_t n, const float* of_rows, const float* of_columns,
+           Stream stream) {
+  if (rows * n == 0) return;
+  const Grid grid{.blocks = {blocks_for(n, kWarp, kMostX), blocks_for(rows, kCodeRows, kMostY)},
+                  .threads = {kWarp, kCodeRows},
+                  .stream = stream};
+  launch("int8 scales", scale_kernel, grid, products, rows, n, of_rows, of_columns);
 }
 
 void add(Dtype dtype, void* to, const void* from, std::size_t n, Stream stream) {

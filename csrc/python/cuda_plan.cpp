@@ -3,6 +3,7 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <memory>
 #include <mutex>
@@ -14,10 +15,13 @@
 #include "cuda/runtime.h"
 #include "python/batches.h"
 #include "python/cuda_bind.h"
+#include "python/cuda_record.h"
 #include "python/device_array.h"
 #include "python/fastcall.h"
+#include "python/frozen.h"
 #include "python/gpu.h"
 #include "python/plan.h"
+#include "python/record.h"
 
 namespace fusedstep::python {
 namespace {
@@ -150,6 +154,7 @@ class CudaPlan {
     const Stream stream = gpu_.stream();
     Keep keep;
     take(args[0], options.zero_grads, stream, keep);
+    const GpuRecording recording(gpu_.device());
     py::object result = applied_;
     Report* report = nullptr;
     if (options.needs_norm()) {
@@ -159,9 +164,13 @@ class CudaPlan {
                          Py_NewRef(py::object(made[3]).ptr()));
       if (cuda::is_captured(stream)) memory_.push_back(made);
     }
-    const py::gil_scoped_release release;
-    if (report) launch_norm(options, report, stream);
-    launch_updates(options, report, stream);
+    {
+      const py::gil_scoped_release release;
+      if (report) launch_norm(options, report, stream);
+      launch_updates(options, report, stream);
+    }
+    if (recording) [[unlikely]]
+      record(recording, options);
     return result;
   }
 
@@ -183,6 +192,8 @@ class CudaPlan {
         apart_.gradient(i, nullptr);
         continue;
       }
+      if (Frozen::holds(parameter.fields.data, parameter.fields.bytes()))
+        value_error(given_.parameter(i), "expected a writeable array, got a read-only one (a frozen cell's weights?)");
       const Name name = given_.gradient(i);
       const DeviceArray gradient = device_array(object, name, stream, keep);
       check_alike(gradient, name, parameter.fields, parameter.fields.dtype, zero);
@@ -226,6 +237,36 @@ class CudaPlan {
       const auto& [rule, format, has_master, maximize] = key;
       cuda::update(rule, format, tensors, rules_, maximize ? -1 : 1, 1 / options.grad_scale, report, options.zero_grads,
                    stream);
+    }
+  }
+
+  // A record for each rule, format and set of hyperparameters that the step had. Whether it was applied is not known.
+  [[gnu::noinline, gnu::cold]] void record(const GpuRecording& recording, const StepOptions& options) const {
+    struct Part {
+      const char* rule;
+      Format format;
+      std::uint32_t bits;
+      std::int64_t tensors, elements;
+    };
+    std::vector<Part> parts;
+    for (const auto& [key, tensors] : updates_)
+      for (const DeviceTensor& tensor : tensors) {
+        const Parameter& parameter = parameters_[tensor.number];
+        const Group& group = groups_[parameter.group];
+        const Part part{info(group.rule).name, parameter.fields.dtype,
+                        used(group.hyper) | (tensor.master ? option::master : 0), 0, 0};
+        auto found = std::find_if(parts.begin(), parts.end(), [&](const Part& p) {
+          return p.rule == part.rule && p.format == part.format && p.bits == part.bits;
+        });
+        if (found == parts.end()) found = parts.insert(found, part);
+        ++found->tensors;
+        found->elements += std::int64_t(tensor.n);
+      }
+    std::uint32_t bits = options.needs_norm() ? option::norm : 0;
+    if (options.zero_grads) bits |= option::zero;
+    for (const Part& part : parts) {
+      recording.add("optimizer", part.rule, part.format, bits | part.bits, {part.tensors, part.elements});
+      bits |= option::more;
     }
   }
 
@@ -273,6 +314,7 @@ void update(const py::object& device, const std::string& rule_name, const std::v
   tensor.g = arrays[1].data;
   for (std::size_t i = 2; i < arrays.size(); ++i) tensor.state[i - 2] = arrays[i].data;
   tensor.n = arrays[0].size();
+  const GpuRecording recording(device);
 
   // Hyperparameters, the count of steps before this one, and the rule.
   std::vector<double> values = hyper;
@@ -285,6 +327,8 @@ void update(const py::object& device, const std::string& rule_name, const std::v
   const std::size_t number = 0;
   cuda::prepare(rule, scalar_of(arrays[0].dtype), at, {&number, 1}, prepared - 1, prepared, nullptr, stream);
   cuda::update(rule, arrays[0].dtype, {&tensor, 1}, prepared, 1, grad_scale, nullptr, false, stream);
+  if (recording) [[unlikely]]
+    recording.add("optimizer", info(rule).name, arrays[0].dtype, used(hyper), {1, std::int64_t(tensor.n)});
 }
 
 // Checks an array that is to be updated. Returns its address, shape and dtype.

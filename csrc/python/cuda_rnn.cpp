@@ -3,6 +3,7 @@
 
 #include "python/cuda_bind.h"
 #include "python/cuda_sweep.h"
+#include "python/frozen.h"
 
 namespace fusedstep::python {
 namespace {
@@ -31,6 +32,7 @@ void persistent_sweep(const std::vector<const Sweep*>& sweeps, bool backward, co
   std::vector<Recurrence> all;
   for (const Sweep* sweep : sweeps) {
     backward ? sweep->require_backward() : sweep->require_forward();
+    sweep->require_weights();
     if (backward) sweep->require_rows();
     all.push_back(sweep->recurrence());
     const Recurrence &a = all.front(), &b = all.back();
@@ -139,8 +141,10 @@ py::dict cells() {
     py::list peepholes;
     for (int i = 0; i < cell.peepholes; ++i)
       peepholes.append(py::make_tuple(cell.peephole_gate[i], cell.peephole_sees_next[i]));
+    const std::vector<int> state_slots(cell.state_slot, cell.state_slot + (cell.state_slot ? cell.gates : 0));
     all[name] = py::dict("gates"_a = cell.gates, "states"_a = cell.states, "values"_a = cell.values,
-                         "state_gates"_a = cell.state_gates, "separate"_a = cell.separate, "peepholes"_a = peepholes);
+                         "norms"_a = cell.norms, "state_gates"_a = cell.state_gates, "separate"_a = cell.separate,
+                         "peepholes"_a = peepholes, "state_slots"_a = state_slots);
   }
   return all;
 }
@@ -157,6 +161,7 @@ void bind_cuda_rnn(py::module_& module) {
       .def("backward", &Sweep::backward)
       .def("reset_backward", &Sweep::reset_backward)
       .def("finish", &Sweep::finish);
+  py::class_<Frozen>(module, "Frozen", py::is_final()).def(py::init<Frozen::Ranges>());
   module.attr("arrivals") = kArrivals;
   module.def("recurrent_cells", &cells);
   module.def("persistent_fits", &persistent_fits);
@@ -194,6 +199,23 @@ void bind_cuda_rnn(py::module_& module) {
                               std::size_t first, bool reverse, bool add, std::uintptr_t stream) {
     const TakenOf taken(x, compact, lengths, S, first, reverse);
     give_steps(taken.dtype, taken.call, add, stream_of(stream));
+  });
+  module.def("quantize",
+             [](const py::object& x, const py::object& codes, const py::object& scales, std::uintptr_t stream) {
+    const Raw from("x", x);
+    const auto rows = std::size_t(from.shape.at(0)), n = std::size_t(from.shape.at(1));
+    quantize(static_cast<const float*>(from.typed("f4").contiguous()), rows, n,
+             static_cast<float*>(Raw("codes", codes).typed("f4").shaped({rows, n}).contiguous()),
+             static_cast<float*>(Raw("scales", scales).typed("f4").shaped({rows}).contiguous()), stream_of(stream));
+  });
+  module.def("scale", [](const py::object& products, const py::object& of_rows, const py::object& of_columns,
+                         std::uintptr_t stream) {
+    const Raw to("products", products);
+    const auto rows = std::size_t(to.shape.at(0)), n = std::size_t(to.shape.at(1));
+    scale(static_cast<float*>(to.typed("f4").contiguous()), rows, n,
+          static_cast<const float*>(Raw("of_rows", of_rows).typed("f4").shaped({rows}).contiguous()),
+          static_cast<const float*>(Raw("of_columns", of_columns).typed("f4").shaped({n}).contiguous()),
+          stream_of(stream));
   });
   module.def("add", [](const py::object& to, const py::object& from, std::uintptr_t stream) {
     const Raw a("to", to), b("from", from);

@@ -136,7 +136,7 @@ class Sweep {
  public:
   Sweep(const std::string& kind, std::size_t T, std::size_t S, std::size_t B, std::size_t H, bool reverse,
         const py::dict& arrays)
-      : arrays_(arrays), dtype_(dtype_of(Raw("weight_hh", arrays["weight_hh"]))), cell_(&cell_of(kind, dtype_)) {
+      : arrays_(arrays), dtype_(dtype_in(arrays)), cell_(&cell_of(kind, dtype_)) {
     if (S > T) throw py::value_error("steps: more than there are");
     const CheckedArrays from{arrays_, dtype_};
     if (PyObject* const replayed = from.given("replayed")) {
@@ -208,18 +208,23 @@ class Sweep {
 
   // What every kernel forward, or backward, reads and writes.
   void require_forward() const {
-    require({"input", "h0", "h1"});
+    require({"h0", "h1"});
+    if (cell_->input_gates > 0) require({"input"});
     if (r_.mask) require({"masked0", "masked1"});
     if (cell_->states > 1) require({"c0", "c1"});
     if (cell_->reset_stage) require({"reset_h"});
   }
   void require_backward() const {
-    require({"initial_h", "saved", "dh", "dinput"});
+    if (cell_->values > 0) require({"saved"});
+    require({"initial_h", "dh", "dinput"});
     if (r_.S > 1) require({"y"});
     if (cell_->states > 1) require({"initial_c", "states", "dc"});
     if (cell_->reset_stage) require({"dlate"});
     if (cell_->reset_stage || cell_->separate) require({"dstate"});
+    if (cell_->norms > 0) require({"statistics"});
+    if (normalizes_c()) require({"normed_c", "dnormed_c"});
   }
+  void require_weights() const { require({"weight_hh"}); }
   // A persistent kernel reads the gradients that W_hh sees row by row.
   void require_rows() const {
     if (r_.replayed) throw py::value_error("replayed: expected steps one by one");
@@ -227,6 +232,12 @@ class Sweep {
   }
 
  private:
+  static Dtype dtype_in(const py::dict& arrays) {
+    for (const char* name : {"weight_hh", "h0", "dh"})
+      if (PyObject* const array = PyDict_GetItemString(arrays.ptr(), name)) return dtype_of(Raw(name, array));
+    throw py::key_error("h0");
+  }
+  bool normalizes_c() const { return cell_->norms > 0 && cell_->states > 1; }
   // N steps of the gates, n of internal arrays.
   template <class Source>
   void fill(const Source& from, std::size_t T, std::size_t S, std::size_t B, std::size_t H, std::size_t N,
@@ -243,6 +254,12 @@ class Sweep {
     r_.bias_hh = from.whole("bias_hh", {gates});
     r_.weight_ch = from.whole("weight_ch", {std::size_t(cell_->peepholes), H});
     if (cell_->peepholes > 0) require({"weight_ch"});
+    r_.gain_ih = from.whole("gain_ih", {gates});
+    r_.gain_hh = from.whole("gain_hh", {gates});
+    r_.gain_c = from.whole("gain_c", {H});
+    r_.bias_c = from.whole("bias_c", {H});
+    if (cell_->norms > 0) require({"gain_ih", "gain_hh"});
+    if (normalizes_c()) require({"gain_c"});
     constexpr const char* initial[] = {"initial_h", "initial_c"};
     for (int i = 0; i < cell_->states; ++i) std::tie(r_.initial[i], r_.ld_initial[i]) = from.rows(initial[i], {B, H});
     r_.input = from.strided("input", {N, B, gates});
@@ -259,6 +276,7 @@ class Sweep {
     r_.late = from.whole("late", {B, H});
     r_.saved = from.whole("saved", {n, B, values});
     r_.states = from.whole("states", {S, B, H});
+    r_.statistics = from.whole("statistics", {n, B, 2 * std::size_t(cell_->norms)});
     r_.dy = from.strided("dy", {T, B, H});
     r_.dh = from.whole("dh", {B, H});
     r_.dc = from.whole("dc", {B, H});
@@ -271,6 +289,9 @@ class Sweep {
     r_.previous_c = from.whole("previous_c", {n, B, H});
     r_.next_c = from.whole("next_c", {n, B, H});
     r_.all_reset_h = from.whole("all_reset_h", {n, B, H});
+    r_.m = from.whole("m", {n, B, H});
+    r_.normed_c = from.whole("normed_c", {n, B, H});
+    r_.dnormed_c = from.whole("dnormed_c", {n, B, H});
   }
   void require(std::initializer_list<const char*> names) const {
     for (const char* name : names) {

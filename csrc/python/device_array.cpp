@@ -6,6 +6,8 @@
 #include <string_view>
 #include <utility>
 
+#include "python/frozen.h"
+
 namespace fusedstep::python {
 namespace {
 
@@ -212,9 +214,10 @@ DeviceArray device_array(PyObject* given, const Name& name, cuda::Stream stream,
   py::object object = py::reinterpret_borrow<py::object>(given);
   const py::object fields = interface(object);
   if (!fields && !py::hasattr(object, "__dlpack_device__")) not_in_cuda_memory(given, name);
-  const DeviceArray array =
+  DeviceArray array =
       fields ? from_interface(fields.ptr(), object.ptr(), name, stream) : from_dlpack(object.ptr(), name, stream, keep);
   keep.push_back(std::move(object));
+  array.read_only = array.read_only || Frozen::holds(array.data, array.bytes());
   if (reinterpret_cast<std::uintptr_t>(array.data) % size_of(array.dtype))
     value_error(name, "expected elements aligned to their size, got a misaligned array");
   return array;

@@ -169,6 +169,7 @@ class Expression {
     flops_ = flops;
     row_flops_ = row_flops;
   }
+  py::tuple description() const { return py::make_tuple(name_, flops_, row_flops_); }
 
  private:
   const char* name_ = "custom";
@@ -185,6 +186,7 @@ void bind_expression(py::module_& module) {
   py::class_<Expression>(module, "Expression", py::is_final())
       .def(py::init<const std::vector<Expression::Row>&, int, int, int, const std::vector<bool>&, bool>())
       .def("describe", &Expression::describe)
+      .def_property_readonly("description", &Expression::description)
       .def("run", &Expression::run);
 }
 

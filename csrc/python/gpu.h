@@ -25,6 +25,7 @@ class Gpu {
     cuda::use_gpu(number_);
     return reinterpret_cast<cuda::Stream>(address);
   }
+  const py::object& device() const { return device_; }
   // An array of CuPy's pool.
   py::object empty(std::size_t count, const char* dtype) const {
     return device_.attr("empty")(py::make_tuple(count), dtype);

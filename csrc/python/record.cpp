@@ -32,7 +32,7 @@ struct Call {
   std::uint32_t options;
   std::uint16_t threads;
   Kind kind;
-  Dtype dtype;
+  std::uint8_t dtype;  // a Dtype, or on a GPU a Format
 };
 
 // A call as NumPy sees it.
@@ -63,14 +63,17 @@ std::int64_t now() {
   return std::chrono::duration_cast<Nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-void append(const Call& call) {
+// Whether it is kept.
+bool append(const Call& call) {
   Log& to = log();
   const std::lock_guard<std::mutex> lock(to.mutex);
-  if (open_profiles.load(std::memory_order_relaxed) == 0) return;  // the last was closed meanwhile
-  if (to.calls.size() < kMost)
+  if (open_profiles.load(std::memory_order_relaxed) == 0) return false;  // the last was closed meanwhile
+  if (to.calls.size() < kMost) {
     to.calls.push_back(call);
-  else
-    ++to.dropped;
+    return true;
+  }
+  ++to.dropped;
+  return false;
 }
 
 // Opens a profile; returns how many records there are before it, and how many were dropped.
@@ -108,37 +111,49 @@ py::tuple records(std::size_t first) {
   for (const Call& call : calls) {
     const auto [at, is_new] = numbers.try_emplace(call.method, std::int32_t(numbers.size()));
     if (is_new) names.append(call.method);
-    *row = {call.start,
-            call.end,
-            call.thread,
-            {},
-            call.options,
-            at->second,
-            call.threads,
-            std::uint8_t(call.kind),
-            std::uint8_t(call.dtype)};
+    *row = {call.start, call.end, call.thread, {}, call.options, at->second, call.threads, std::uint8_t(call.kind),
+            call.dtype};
     std::copy(std::begin(call.n), std::end(call.n), row->n);
     ++row;
   }
   return py::make_tuple(rows, names, dropped);
 }
 
-// A record that Python makes: of a range or a product.
-void record(const std::string& kind, const std::string& method, std::int64_t start, std::int64_t end,
-            const std::vector<std::int64_t>& n, bool wide) {
+Call made_by_python(const std::string& kind, const std::string& method, const std::vector<std::int64_t>& n) {
   const auto* const found = std::find(std::begin(kKindNames), std::end(kKindNames), kind);
-  Call call{.start = start,
-            .end = end,
+  Call call{.start = 0,
+            .end = 0,
             .thread = PyThread_get_thread_ident(),
             .method = kept_name(method),
             .n = {},
             .options = 0,
             .threads = 1,
             .kind = Kind(found - std::begin(kKindNames)),
-            .dtype = wide ? Dtype::f64 : Dtype::f32};
+            .dtype = 0};
   if (found == std::end(kKindNames) || n.size() > std::size(call.n)) throw py::key_error("no such record: " + kind);
   std::copy(n.begin(), n.end(), call.n);
+  return call;
+}
+
+// Of a range or a product.
+void record(const std::string& kind, const std::string& method, std::int64_t start, std::int64_t end,
+            const std::vector<std::int64_t>& n, bool wide) {
+  Call call = made_by_python(kind, method, n);
+  call.start = start;
+  call.end = end;
+  call.dtype = std::uint8_t(wide ? Dtype::f64 : Dtype::f32);
   append(call);
+}
+
+// Of a call on a GPU, by its number and its dtype's; whether it is kept.
+bool record_on_gpu(const std::string& kind, const std::string& method, std::uint8_t dtype, std::uint32_t options,
+                   const std::vector<std::int64_t>& n, std::int64_t number) {
+  Call call = made_by_python(kind, method, n);
+  call.start = call.end = number;
+  call.options = options;
+  call.threads = 0;
+  call.dtype = dtype;
+  return append(call);
 }
 
 }  // namespace
@@ -165,7 +180,7 @@ void Recording::add(Kind kind, const char* method, Dtype dtype, std::uint32_t op
             .options = options,
             .threads = std::uint16_t(std::max(largest_team(), 1)),
             .kind = kind,
-            .dtype = dtype};
+            .dtype = std::uint8_t(dtype)};
   std::copy(n.begin(), n.end(), call.n);
   append(call);
 }
@@ -178,6 +193,9 @@ void bind_record(py::module_& module) {
   module.def("close_record", &close);
   module.def("records", &records);
   module.def("record", &record);
+  module.def("record_on_gpu", &record_on_gpu);
+  module.attr("open_profiles") = reinterpret_cast<std::uintptr_t>(&open_profiles);
+  module.def("profiling", [] { return open_profiles.load(std::memory_order_relaxed) > 0; });
   module.def("now", &now);
 }
 

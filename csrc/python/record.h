@@ -1,6 +1,9 @@
 // The record of calls that `fusedstep.profile` reads: which method, its shapes and options, when and on how many
 // threads. Bytes and FLOPs follow from these in Python (profiler/work.py).
 //
+// Calls on a GPU are recorded by Python (_record.py), which knows when they ran when the GPU has done them: `threads`
+// is 0, and a number stands in the place of the times.
+//
 // While no profile is open a call pays for one relaxed load and a branch.
 #pragma once
 
@@ -36,7 +39,8 @@ inline constexpr const char* kKindNames[] = {"optimizer",         "cell",    "ce
 // RuleEntry::hyper; two bits are a Storage.
 namespace option {
 inline constexpr std::uint32_t norm = 1u << 16, zero = 1u << 17, skipped = 1u << 18;  // of optimizers
-inline constexpr std::uint32_t more = 1u << 19;  // more of the record before: another rule or dtype of the same step
+inline constexpr std::uint32_t more = 1u << 19;    // more of the record before: another rule or dtype of the same step
+inline constexpr std::uint32_t master = 1u << 20;  // half formats with a float32 copy
 inline constexpr std::uint32_t frozen = 1u << 0, tape = 1u << 1, lean = 1u << 2, bias = 1u << 3, dx = 1u << 4,
                                dy = 1u << 5, add = 1u << 6;  // of cells and sequences
 inline constexpr int storage = 8;                            // where its bits begin

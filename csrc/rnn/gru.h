@@ -49,7 +49,7 @@ struct GRUResetAfter : GRUBase<T> {
   static constexpr int accumulators = normalized ? 6 : 4;                 // r, z, W_in·x + b_in, W_hn·h + b_hn
   static constexpr int values = 4;                                        // r, z, n, W_hn·h + b_hn
   static constexpr int saved = values + (normalized ? accumulators : 0);  // with what was normalised
-  static constexpr Norm norms[] = {{0, 2}, {2, 1}, {3, 2}, {5, 1}};
+  static constexpr Norm norms[4] = {{0, 2}, {2, 1}, {3, 2}, {5, 1}};
   using StateGates = std::conditional_t<normalized, Gates<0, 3, 4, 5>, Gates<0, 0, 1, 3>>;
   using LateGates = NoGates;
   static constexpr bool separate_state_gradients = true;  // n's differs: it passes r

@@ -33,7 +33,7 @@ struct LSTMCell {
   static constexpr int accumulators = normalized ? 2 * gates : gates;
   static constexpr int values = gates;                                    // (i,) f, g, o after their nonlinearities
   static constexpr int saved = values + (normalized ? accumulators : 0);  // with what was normalised
-  static constexpr Norm norms[] = {{0, gates}, {gates, gates}};           // of the accumulators; then c′'s
+  static constexpr Norm norms[2] = {{0, gates}, {gates, gates}};          // of the accumulators; then c′'s
   static constexpr bool can_project = !normalized;                        // h enters by its product with W_hh alone
   using InputGates = std::conditional_t<coupled, Gates<0, 0, 1, 2>, Gates<0, 0, 1, 2, 3>>;
   using StateGates = std::conditional_t<normalized, Gates<0, 4, 5, 6, 7>, InputGates>;

@@ -186,6 +186,8 @@ class Expression:
     ) -> list[float | None]: ...
     # What the profiler calls it, and the operations of an element and of a row.
     def describe(self, name: str, flops: int, row_flops: int) -> None: ...
+    @property
+    def description(self) -> tuple[str, int, int]: ...
 
 # The profiler's record.
 record_kinds: tuple[str, ...]
@@ -194,4 +196,11 @@ def open_record() -> tuple[int, int]: ...  # how many records there are, and how
 def close_record() -> None: ...
 def records(first: int) -> tuple[Array, list[str], int]: ...  # records, the methods' names, dropped
 def record(kind: str, method: str, start: int, end: int, n: Sequence[int], wide: bool) -> None: ...
+
+# Of a call on a GPU: its dtype's place in `_record.DTYPES`, and a number in the place of its times. Whether it is kept.
+def record_on_gpu(kind: str, method: str, dtype: int, options: int, n: Sequence[int], number: int) -> bool: ...
+def profiling() -> bool: ...  # whether a profile is open
+
+open_profiles: int  # the address of how many are
+
 def now() -> int: ...  # nanoseconds

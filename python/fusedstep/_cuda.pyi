@@ -8,6 +8,7 @@ from fusedstep._device import Device
 
 def check_driver() -> None: ...  # RuntimeError where no GPU can be used
 def use_gpu(number: int) -> None: ...  # for this thread's launches: the module's runtime is not CuPy's
+def is_captured(stream: int) -> bool: ...  # into a graph
 
 # Checks an array that is to be updated, called `name` in errors. Returns its address, shape and dtype's name.
 def parameter(array: Any, name: str, device: Device) -> tuple[int, tuple[int, ...], str]: ...
@@ -40,6 +41,11 @@ class Plan:
     def set_hyper(self, group: int, hyper: Sequence[float], maximize: bool) -> None: ...
     def stepper(self) -> Callable[[Any, float | None, float, bool, bool], StepInfo]: ...
     steps: list[float]
+
+# Memory (address, bytes) that is not to be written by this module, for as long as the object lives.
+@final
+class Frozen:
+    def __init__(self, ranges: Sequence[tuple[int, int]]) -> None: ...
 
 # A direction of a layer; arrays by the names of csrc/cuda/recurrence.h. `step` is the number of a step as it is taken,
 # `stream` an address.
@@ -96,4 +102,8 @@ def take_steps(x: Any, compact: Any, lengths: Any, steps: int, first: int, rever
 def give_steps(
     x: Any, compact: Any, lengths: Any, steps: int, first: int, reverse: bool, add: bool, stream: int
 ) -> None: ...
+
+# x (rows, n) as codes and scales, products of codes times their scales: csrc/cuda/quantize.cuh.
+def quantize(x: Any, codes: Any, scales: Any, stream: int) -> None: ...
+def scale(products: Any, of_rows: Any, of_columns: Any, stream: int) -> None: ...
 def add(to: Any, array: Any, stream: int) -> None: ...

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fusedstep import _record
 from fusedstep._array import Array
 
 # DLPack's kDLCUDA and kDLCUDAManaged.
@@ -162,6 +163,10 @@ class Device:
         self.core.use_gpu(self.number)
         return address
 
+    def recording(self) -> _record.Recording | None:
+        """Begin to record a call on the current stream for the profiler, if a profile is open."""
+        return _record.begin(self)
+
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return a CuPy array that is yet to be written."""
         return self.cupy.empty(shape, dtype)
@@ -184,6 +189,10 @@ class Device:
     def matmul(self, a: Any, b: Any, out: Any) -> None:
         """Write the matrix product of CuPy arrays."""
         self.cupy.matmul(a, b, out=out)
+
+    def broadcast(self, array: Any, shape: tuple[int, ...]) -> Any:
+        """View a CuPy array in a larger shape."""
+        return self.cupy.broadcast_to(array, shape)
 
     def array(self, obj: Any, name: str) -> Any:
         """View an array in this GPU's memory as CuPy's, whoever made it; TypeError where it is elsewhere."""

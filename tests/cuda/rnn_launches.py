@@ -1,7 +1,8 @@
 """The recurrent kernels in small launches, checked: for sanitizers, and for sources with a bug.
 
 `python -m tests.cuda.rnn_launches VARIANT ROOTS…`: ROOTS as in `build.library`. A sweep forward and back is taken
-step by step, with NumPy's products, and by the persistent kernels; both must agree.
+step by step, with NumPy's products, and by the persistent kernels; both must agree. So must one whose h is a projection
+by the identity.
 """
 
 import ctypes
@@ -16,11 +17,12 @@ from tests.cuda_host import build
 SOURCES = dict.fromkeys(
     ["csrc/cuda/rnn_steps.cu", "csrc/cuda/rnn_sweeps.cu", "tests/cuda_host/rnn_launchers.cpp"], build.KERNELS
 )
-# Of a cell: gates, those that the first product with W_hh feeds, whether it has c, and gradients of their own for W_hh.
+# Of a cell: gates, those that the first product with W_hh feeds, values that a tape holds of a unit, whether it has c,
+# and gradients of their own for W_hh.
 CELLS = {
-    "coupled_peephole_lstm": (3, 3, True, False),
-    "gru": (3, 3, False, True),
-    "gru_reset_before": (3, 2, False, False),
+    "coupled_peephole_lstm": (3, 3, 3, True, False),
+    "gru": (3, 3, 4, False, True),
+    "gru_reset_before": (3, 2, 3, False, False),
 }
 BEGIN, RESET_STAGE, FORWARD, BACKWARD, RESET_BACKWARD, FINISH = range(6)
 
@@ -41,6 +43,7 @@ class Recurrence(Structure):
         ("replayed", c_bool),
         ("first", c_size_t),
         *((name, c_void_p) for name in ("weight_hh", "bias_ih", "bias_hh", "weight_ch")),
+        *((name, c_void_p) for name in ("gain_ih", "gain_hh", "gain_c", "bias_c")),
         ("initial", c_void_p * 2),
         ("ld_initial", c_size_t * 2),
         ("input", Strided),
@@ -51,14 +54,15 @@ class Recurrence(Structure):
         ("masked", c_void_p * 2),
         ("stays", c_void_p),
         ("zoneout", c_double * 2),
-        *((name, c_void_p) for name in ("hidden", "reset_h", "late", "saved", "states")),
+        *((name, c_void_p) for name in ("hidden", "reset_h", "late", "saved", "states", "statistics")),
         ("dy", Strided),
         *((name, c_void_p) for name in ("dh", "dc", "through")),
         ("dinput", Strided),
         *(
             (name, c_void_p)
-            for name in ("dstate", "dlate", "dreset_h", "previous_h", "previous_c", "next_c", "all_reset_h")
+            for name in ("dstate", "dlate", "dreset_h", "previous_h", "previous_c", "next_c", "all_reset_h", "m")
         ),
+        *((name, c_void_p) for name in ("normed_c", "dnormed_c")),
     )
 
 
@@ -98,8 +102,8 @@ def strided(array):
 class Sweep:
     """The arrays of a sweep, each memory of its own, drawn from a seed."""
 
-    def __init__(self, kind, T, B, H, reverse, lengths, noisy):
-        gates, early, has_c, separate = CELLS[kind]
+    def __init__(self, kind, T, B, H, reverse, lengths, noisy=False, cell=None, more=None):
+        gates, early, values, has_c, separate = cell or CELLS[kind]
         rng = np.random.default_rng([T, B, H])
 
         def normal(*shape):
@@ -115,7 +119,7 @@ class Sweep:
         self.arrays = {
             "weight_hh": normal(gates * H, H), "bias_ih": normal(gates * H), "bias_hh": normal(gates * H),
             "input": normal(T, B, gates * H), "y": zeros(T, B, H), "hidden": zeros(B, early * H),
-            "saved": zeros(T, B, (4 if kind == "gru" else gates) * H), "dy": normal(T, B, H), "dh": normal(*state),
+            "saved": zeros(T, B, values * H), "dy": normal(T, B, H), "dh": normal(*state),
             "through": zeros(*state), "dinput": zeros(T, B, gates * H), "previous_h": zeros(T, B, H),
         }  # fmt: skip
         if has_c:
@@ -127,6 +131,7 @@ class Sweep:
         if self.late:
             self.arrays |= {name: zeros(T, B, H) for name in ("dlate", "all_reset_h")}
             self.arrays |= {name: zeros(*state) for name in ("reset_h", "late", "dreset_h")}
+        self.arrays |= more(normal, zeros) if more else {}
         self.lengths = lengths
         self.reset = rng.random((T, B)) < 1 / 3
         self.states = [[normal(*state) for _ in range(3)] for _ in range(1 + has_c)]  # initial, and two by turns
@@ -173,6 +178,52 @@ class Sweep:
         return {name: self.arrays[name] for name in ("y", "dinput", "dh", "previous_h")} | state
 
 
+class Projected(Sweep):
+    """A sweep whose h is W_hr·m, W_hr the identity: the units' kernels and the outputs' by turns."""
+
+    def take_steps(self, call):
+        T, B, H = self.sizes
+        a = self.arrays
+        every, step = (T, B, H), (B, H)
+        own = {name: np.zeros(step, np.float32) for name in ("m", "turn", "product", "dh", "dm", "zeros")}
+        own |= {name: np.zeros(every, np.float32) for name in ("all m", "all dh")}
+        at_each = {name: Strided(own[name].ctypes.data, 0, H) for name in ("m", "dh", "dm")}
+        address = {name: array.ctypes.data for name, array in own.items()}
+        units, outputs = (Recurrence.from_buffer_copy(self.r) for _ in range(2))
+        units.y, units.dy, units.dh, units.through = at_each["m"], at_each["dm"], address["zeros"], address["zeros"]
+        units.initial[0] = units.h[0] = units.h[1] = address["turn"]
+        units.mask = units.previous_h = None
+        units.m = address["all m"]
+        outputs.hidden, outputs.dstate, outputs.dinput = address["product"], address["all dh"], at_each["dh"]
+        outputs.input, outputs.dy = Strided(), self.r.dy
+        for name in ("bias_ih", "bias_hh", "weight_ch", "saved", "states", "dc", "previous_c", "next_c"):
+            setattr(outputs, name, None)
+        outputs.c[0] = outputs.c[1] = None
+        if "stays" in a:
+            bits = {state: a["stays"] & (1 << state) for state in (0, 1)}
+            outputs.stays, units.stays = bits[0].ctypes.data, bits[1].ctypes.data
+
+        kind, r = self.kind, self.r
+
+        def both(order, *arguments):
+            for self.kind, self.r, between in order:
+                call(self, *arguments)
+                if between:
+                    own[between[1]][...] = own[between[0]] @ np.eye(H, dtype=np.float32)
+
+        both([(kind, units, None), ("projection", outputs, None)], BEGIN)
+        for step in range(T):
+            a["hidden"][...] = self.seen[step % 2] @ a["weight_hh"].T
+            both([(kind, units, ("m", "product")), ("projection", outputs, None)], FORWARD, step)
+        for step in reversed(range(T)):
+            slot = T - 1 - step if r.reverse and self.lengths is None else step
+            both([("projection", outputs, ("dh", "dm")), (kind, units, None)], BACKWARD, step)
+            a["through"][...] = a["dstate" if self.own else "dinput"][slot] @ a["weight_hh"]
+        both([("projection", outputs, None)], FINISH)
+        self.kind, self.r = kind, r
+        self.m = own["all m"]
+
+
 class Launchers:
     """Functions of one shared library. An error out of a launch is a RuntimeError."""
 
@@ -217,6 +268,22 @@ def check_sweeps(kernels, kind, T, B, H, shared, lengths=None, noisy=False):
             np.testing.assert_allclose(persistent.results()[name], desired, rtol=2e-5, atol=2e-5, err_msg=name)
 
 
+def check_projection(kernels, kind, T, B, H, lengths=None, noisy=False):
+    """By the identity it changes no bit, and m is h where zoneout leaves it."""
+    for reverse in (False, True):
+        plain, projected = (of(kind, T, B, H, reverse, lengths, noisy) for of in (Sweep, Projected))
+        for sweep in (plain, projected):
+            if noisy:
+                masks = (c_void_p(sweep.arrays[name].ctypes.data) for name in ("mask", "stays"))
+                kernels.call("launch_masks", ctypes.byref(NOISE), *map(c_size_t, (T, B, H)), *masks)
+            sweep.take_steps(kernels.step)
+        for name, desired in plain.results().items():
+            assert np.array_equal(projected.results()[name], desired), name
+        if lengths is None:
+            stays = plain.arrays["stays"][:: -1 if reverse else 1] & 1 if noisy else np.zeros((T, B, H))
+            assert np.array_equal(projected.m[stays == 0], plain.arrays["y"][stays == 0])
+
+
 def check_rows(kernels):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 3, 5)).astype(np.float32)
@@ -239,6 +306,13 @@ def check_rows(kernels):
     assert np.array_equal(compact, [[x[1, 0], zero, x[0, 2]], [x[0, 0], zero, zero]])
     assert np.array_equal(y[:3], [[2 * x[0, 0], zero, 2 * x[0, 2]], [2 * x[1, 0], zero, zero], [zero] * 3])
 
+    x = np.eye(9, 35, dtype=np.float32) * 3
+    codes, scales = np.full_like(x, np.nan), np.full(9, np.nan, np.float32)
+    addresses = (c_void_p(array.ctypes.data) for array in (codes, scales))
+    kernels.call("launch_codes", c_void_p(x.ctypes.data), *map(c_size_t, x.shape), *addresses)
+    np.testing.assert_allclose(scales, 3 / 127, rtol=1e-6)
+    np.testing.assert_allclose(codes, np.outer(x[:, 0], x[0]), rtol=1e-6)  # x again, times its first row
+
     a, b = (rng.standard_normal((1030, 33)).astype(np.float32) for _ in range(2))
     to, room = np.zeros(33, np.float32), np.zeros((3, 33))
     call = ColumnSums(1030, 33, a.ctypes.data, 33, b.ctypes.data, 33, add=False, sums=room.ctypes.data)
@@ -256,6 +330,9 @@ def check(kernels, variant):
         if variant != "thread":  # which takes seconds for each
             check_sweeps(kernels, kind, 2, 2, 3, 1 << 14)
             check_sweeps(kernels, kind, 2, 9, 5, 600, np.array([2, 0, 1, 2, 2, 1, 0, 2, 1]))
+        if "lstm" in kind:
+            check_projection(kernels, kind, 3, 2, 5, noisy=True)
+            check_projection(kernels, kind, 2, 9, 5, np.array([2, 0, 1, 2, 2, 1, 0, 2, 1]))
     check_rows(kernels)
 
 

@@ -6,6 +6,7 @@ on GPU 1 is decided by which device was current at its allocation.
 
 import ctypes
 import sys
+import time
 import types
 
 import numpy as np
@@ -25,6 +26,9 @@ class _State:
         self.elsewhere = {}  # address of an allocation on another GPU: its size and number
         self.place = None  # tells CUDA's runtime where an allocation is: (address, nbytes, GPU)
         self.copies = 0  # of arrays to the CPU, each of which waits for the GPU
+        self.event_waits = 0  # for events
+        self.late = False  # whether events are done only when something waits for them or for later ones
+        self.unfinished = []
 
 
 state = _State()
@@ -33,8 +37,9 @@ state = _State()
 class Stream:
     null = None
 
-    def __init__(self, ptr=0):
+    def __init__(self, ptr=0, *, non_blocking=False):
         self.ptr = ptr
+        self.own = non_blocking  # and has nothing to do
 
     def __enter__(self):
         self.before = get_current_stream()
@@ -63,6 +68,31 @@ Stream.null = Stream()
 
 def get_current_stream():
     return state.streams.get(state.device, Stream.null)
+
+
+class Event:
+    """A moment of the host's clock, as work is done when its call returns."""
+
+    def __init__(self):
+        self.device, self.at, self.done = state.device, None, True
+
+    def record(self, stream=None):
+        assert state.device == self.device
+        self.at, self.done = time.perf_counter(), not state.late or bool(stream and stream.own)
+        state.unfinished += [] if self.done else [self]
+
+    def synchronize(self):
+        state.event_waits += 1
+        for event in state.unfinished:
+            event.done = event.done or event.at <= self.at
+        state.unfinished = [event for event in state.unfinished if not event.done]
+
+
+def get_elapsed_time(begin, end):
+    assert begin.device == end.device
+    if not (begin.done and end.done):
+        raise RuntimeError("cudaErrorNotReady: device not ready")
+    return (end.at - begin.at) * 1e3
 
 
 class Device:
@@ -342,11 +372,13 @@ def module():
     )
     made.cuda = types.SimpleNamespace(
         Device=Device,
+        Event=Event,
         ExternalStream=Stream,
         MemoryPointer=MemoryPointer,
         Stream=Stream,
         UnownedMemory=UnownedMemory,
         get_current_stream=get_current_stream,
+        get_elapsed_time=get_elapsed_time,
         runtime=runtime,
     )
     return made

@@ -211,6 +211,16 @@ def test_fusedstep_runs_cells_and_sequences(case):
     assert step.ceiling is None
 
 
+@pytest.mark.parametrize("case", [case for case in RNN if "plain" in case.peers], ids=lambda case: case.name)
+@pytest.mark.usefixtures("gpu")
+def test_plain_fusedstep_runs_without_the_option(case):
+    from bench.contenders.cuda import plain
+
+    contender = plain.Contender(1)
+    assert contender.fit(case).option == ""
+    assert checked(contender, contender.fit(case))[1] <= inputs.TOLERANCE
+
+
 @pytest.mark.parametrize("case", [OPTIM[0], OPTIM[-1], *RNN[:1], *RNN[-2:]], ids=lambda case: case.name)
 @pytest.mark.usefixtures("gpu")
 def test_graph_replays_what_it_captured(case):
@@ -240,7 +250,7 @@ def test_cupys_kernels_step(name, case):
 
 
 @pytest.mark.parametrize("name", ["torch", "torch_foreach"])
-@pytest.mark.parametrize("case", [*OPTIM, *RNN], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*OPTIM, *(case for case in RNN if "torch" in case.peers)], ids=lambda case: case.name)
 def test_torch_steps(name, case):
     """With torch on the CPU."""
     pytest.importorskip("torch", reason="torch is not installed")

@@ -18,8 +18,9 @@ LAUNCHES = (
     ("tests.cuda.optim_launches", "plain", "updates"),
     ("tests.cuda.optim_launches", "plain", "norms"),
     ("tests.cuda.rnn_launches", "plain"),
+    ("tests.cuda.norm_launches", "plain"),
 )
-FILES = ("optimizers", "rnn_sequences", "rnn_kernels", "rnn_noise", "rnn_lean")
+FILES = ("optimizers", "rnn_sequences", "rnn_kernels", "rnn_noise", "rnn_lean", "rnn_norm")
 CHOSEN = "one_pass or master or which_way or row or copied or dropout or masks or lean"
 
 

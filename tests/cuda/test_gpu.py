@@ -18,8 +18,11 @@ MODULES = {
     "lstm": fusedstep.rnn.LSTM,
     "peephole_lstm": functools.partial(fusedstep.rnn.LSTM, peephole=True),
     "coupled_lstm": functools.partial(fusedstep.rnn.LSTM, coupled=True),
+    "projected_lstm": functools.partial(fusedstep.rnn.LSTM, proj_size=24),
     "gru": fusedstep.rnn.GRU,
     "gru_reset_before": functools.partial(fusedstep.rnn.GRU, reset_after=False),
+    "layer_norm_lstm": functools.partial(fusedstep.rnn.LSTM, layer_norm=True),
+    "layer_norm_gru": functools.partial(fusedstep.rnn.GRU, layer_norm=True),
 }
 # Of a result's largest value: products are summed in other orders than the CPU's.
 TOLERANCE = {np.float32: 2e-5, np.float64: 1e-12}
@@ -273,7 +276,7 @@ def trained(rnn, x, dy, lengths=None, tape="full"):
 def test_module_agrees_with_the_cpu(cupy, kind, batch, dtype):
     rng = np.random.default_rng(0)
     on_cpu, on_gpu = module(kind, num_layers=2, bidirectional=True, dtype=dtype)
-    x, dy = (rng.standard_normal((9, batch, n)).astype(dtype) for n in (40, 128))
+    x, dy = (rng.standard_normal((9, batch, n)).astype(dtype) for n in (40, 2 * on_cpu._width))
     lengths = rng.integers(1, 10, batch)
     desired = trained(on_cpu, x, dy, lengths)
     assert_close(trained(on_gpu, cupy.asarray(x), cupy.asarray(dy), lengths), desired, dtype)
@@ -285,10 +288,27 @@ def test_module_agrees_with_the_cpu(cupy, kind, batch, dtype):
 def test_noise_and_lean_tapes_agree_with_the_cpu(cupy, kind, batch, tape):
     rng = np.random.default_rng(0)
     on_cpu, on_gpu = module(kind, bidirectional=True, recurrent_dropout=0.25, zoneout=0.5)
-    x, dy = (rng.standard_normal((90, batch, n)).astype(np.float32) for n in (40, 128))
+    x, dy = (rng.standard_normal((90, batch, n)).astype(np.float32) for n in (40, 2 * on_cpu._width))
     lengths = rng.integers(0, 91, batch)
     desired = trained(on_cpu, x, dy, lengths, tape)
     assert_close(trained(on_gpu, cupy.asarray(x), cupy.asarray(dy), lengths, tape), desired, np.float32)
+
+
+@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", MODULES)
+def test_frozen_modules_and_streams_agree_with_the_cpu(cupy, kind, weights):
+    on_cpu, on_gpu = module(kind)
+    x = np.random.default_rng(0).standard_normal((9, 3, 40)).astype(np.float32)
+    desired = on_cpu.freeze(weights)(x)[0]
+    on_gpu.freeze(weights)
+    for array in on_gpu.weights.values():
+        array[...] = 0
+    assert error(host(on_gpu(cupy.asarray(x))[0]), desired) <= TOLERANCE[np.float32]
+    stream = module(kind)[1].stream(3, weights=weights)
+    steps = [host(stream.step(cupy.asarray(x_t))) for x_t in x]
+    assert error(np.stack(steps), desired) <= TOLERANCE[np.float32]
+    with pytest.raises(ValueError, match="read-only"):
+        fusedstep.optim.Adam(on_gpu.weights)
 
 
 @pytest.mark.parametrize("kind", MODULES)
@@ -316,3 +336,29 @@ def test_graph_replays_a_sequence(cupy, stream, kind, batch):
         x[...] = given
         graph.launch(stream)
         assert_same_bits(host(kept["y"]), expected)
+
+
+# The profiler.
+
+
+def test_profile_times_what_the_gpu_does(cupy, stream):
+    """A step waits for nothing, and its time is that of its bytes, not of the launch or of what runs before."""
+    n = 50_000_000
+    p, g = cupy.zeros(n, np.float32), cupy.ones(n, np.float32)
+    optimizer = fusedstep.optim.Adam(p)
+    optimizer.step(g)
+    busy = cupy.ones((4096, 4096), np.float32)
+    busy @ busy
+    stream.synchronize()
+    with fusedstep.profile() as prof:
+        for _ in range(20):
+            busy @ busy
+        for _ in range(5):
+            optimizer.step(g)
+        assert not stream.done
+    (group,) = prof.groups()
+    assert (group.calls, group.work.device) == (5, "cuda")
+    assert 100e9 < group.work.cost.bytes / group.fastest < 20e12
+    rows = prof.calls.rows
+    assert np.all(rows["end"][:-1] <= rows["start"][1:])
+    assert rows["end"][-1] <= prof.start + 1e9 * prof.seconds

@@ -3,7 +3,7 @@
 import fusedstep
 import numpy as np
 import pytest
-from fusedstep.rnn._cuda_run import sum_rows
+from fusedstep.rnn._cuda_sums import sum_rows
 
 from tests.cuda.rnn_cases import ORDERS, ordered
 from tests.rnn.cells import DTYPES, assert_same_bits
@@ -111,8 +111,8 @@ def test_a_sweep_refuses_what_it_lacks(cupy):
         sweep.forward(3, 0)
     with pytest.raises(ValueError, match=r"^lstm has one product"):
         sweep.reset_stage(0, 0)
-    with pytest.raises(KeyError, match="no cell is called layer_norm_lstm"):
-        fusedstep._cuda.Sweep("layer_norm_lstm", *sweep_arrays(cupy)[1:])
+    with pytest.raises(KeyError, match="no cell is called rnn"):
+        fusedstep._cuda.Sweep("rnn", *sweep_arrays(cupy)[1:])
     arrived = cupy.zeros((fusedstep._cuda.arrivals,), np.uint32)
     with pytest.raises(ValueError, match="does not fit"):
         fusedstep._cuda.persistent_sweep([sweep], False, arrived, 0, (1, 64))

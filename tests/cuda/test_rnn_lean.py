@@ -1,11 +1,10 @@
 """Lean tapes on a GPU: the results of the CPU, of a chunk of steps at a time, and less memory."""
 
-import fusedstep
 import numpy as np
 import pytest
 from fusedstep.rnn import _cuda_lean
 
-from tests.cuda.rnn_cases import KINDS, assert_close, exact, module_on_gpu, path, to_gpu, to_host
+from tests.cuda.rnn_cases import KINDS, UNITS, assert_close, exact, gates_of, module_on_gpu, path, to_gpu, to_host
 from tests.cuda.test_rnn_sequences import CASES, states_and_inputs
 from tests.rnn.cells import DTYPES
 from tests.rnn.sequences import draw
@@ -30,7 +29,7 @@ def lean(cupy, case, **options):
 def test_results_are_the_cpus(cupy, kind, name):
     case = draw(kind, **CASES[name])
     options = {"dropout": 0.25 * (case.num_layers > 1)}
-    assert_close(lean(cupy, case, **options), case.run(case.module(**options), seed=5))
+    assert_close(lean(cupy, case, **options), case.run(case.module(**options), seed=5), UNITS[kind])
 
 
 @kinds
@@ -38,7 +37,7 @@ def test_results_are_the_cpus(cupy, kind, name):
 @pytest.mark.usefixtures("chunks")
 def test_results_with_noise_are_the_cpus(cupy, kind, dtype):
     case = draw(kind, **CASES["layers"], dtype=dtype)
-    assert_close(lean(cupy, case, **NOISE), case.run(case.module(**NOISE), seed=5))
+    assert_close(lean(cupy, case, **NOISE), case.run(case.module(**NOISE), seed=5), UNITS[kind])
 
 
 @kinds
@@ -46,7 +45,7 @@ def test_results_with_noise_are_the_cpus(cupy, kind, dtype):
 @pytest.mark.parametrize("noise", [{}, NOISE], ids=["", "noise"])
 @pytest.mark.usefixtures("chunks")
 def test_bits_are_those_of_a_full_tape_where_products_are_exact(cupy, monkeypatch, kind, name, noise):
-    for gate in range(fusedstep._core.cells()[kind]["gates"]):
+    for gate in range(gates_of(kind)):
         case = exact(draw(kind, **CASES[name]), gate)
         module, gpu = module_on_gpu(case, **noise), to_gpu(cupy, case)
         with path("steps", monkeypatch):

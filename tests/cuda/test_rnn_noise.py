@@ -3,10 +3,22 @@
 import fusedstep
 import numpy as np
 import pytest
-from fusedstep.rnn import lstm, lstm_backward
+from fusedstep.rnn import CELLS, lstm, lstm_backward
 from fusedstep.rnn._cuda_run import Noise
 
-from tests.cuda.rnn_cases import KINDS, ORDERS, assert_close, exact, module_on_gpu, ordered, path, to_gpu, to_host
+from tests.cuda.rnn_cases import (
+    KINDS,
+    ORDERS,
+    UNITS,
+    assert_close,
+    exact,
+    gates_of,
+    module_on_gpu,
+    ordered,
+    path,
+    to_gpu,
+    to_host,
+)
 from tests.cuda.test_rnn_sequences import CASES, run, some_kinds, states_and_inputs
 from tests.rnn.cells import DTYPES, arrays_of, assert_same_bits, flat
 from tests.rnn.sequences import draw
@@ -60,21 +72,22 @@ def both(cupy, case, **options):
 @pytest.mark.parametrize(("way", "name"), [("steps", "layers"), ("steps", "resets"), ("persistent", "layers")])
 def test_results_are_the_cpus(cupy, monkeypatch, kind, noise, way, name):
     with path(way, monkeypatch):
-        assert_close(*both(cupy, draw(kind, **CASES[name]), **NOISES[noise]))
+        assert_close(*both(cupy, draw(kind, **CASES[name]), **NOISES[noise]), UNITS[kind])
 
 
 @some_kinds
 @noises
 def test_results_in_double_are_the_cpus(cupy, kind, noise):
-    assert_close(*both(cupy, draw(kind, **CASES["layers"], dtype=np.float64), **NOISES[noise]))
+    assert_close(*both(cupy, draw(kind, **CASES["layers"], dtype=np.float64), **NOISES[noise]), UNITS[kind])
 
 
-@kinds
-@paths
+@pytest.mark.parametrize(
+    ("kind", "way"), [*((kind, "steps") for kind in KINDS), *((kind, "persistent") for kind in CELLS)]
+)
 def test_bits_are_the_cpus_where_products_are_exact(cupy, monkeypatch, kind, way):
     """Of h, a multiple of 1/(1−p) = 2."""
     noise = {"recurrent_dropout": 0.5, "zoneout": 0.3}
-    gates = [None] if way == "persistent" else range(fusedstep._core.cells()[kind]["gates"])
+    gates = [None] if way == "persistent" else range(gates_of(kind))
     for gate in gates:
         case = exact(draw(kind, **CASES["layers"]), gate)
         with path(way, monkeypatch):
@@ -83,10 +96,11 @@ def test_bits_are_the_cpus_where_products_are_exact(cupy, monkeypatch, kind, way
 
 
 @pytest.mark.parametrize("zoneout", [(0.25, 0.0), (0.0, 0.25)], ids=str)
+@pytest.mark.parametrize("kind", ["peephole_lstm", "projected_peephole_lstm"])
 @paths
-def test_zoneout_of_one_state(cupy, monkeypatch, way, zoneout):
+def test_zoneout_of_one_state(cupy, monkeypatch, kind, way, zoneout):
     with path(way, monkeypatch):
-        assert_close(*both(cupy, draw("peephole_lstm", **CASES["layers"]), zoneout=zoneout))
+        assert_close(*both(cupy, draw(kind, **CASES["layers"]), zoneout=zoneout))
 
 
 @paths

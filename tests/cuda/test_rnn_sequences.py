@@ -7,14 +7,16 @@ from dataclasses import replace
 import fusedstep
 import numpy as np
 import pytest
-from fusedstep.rnn import gru, gru_backward, lstm, lstm_backward
+from fusedstep.rnn import CELLS, gru, gru_backward, lstm, lstm_backward
 
 from tests.cuda import foreign
 from tests.cuda.rnn_cases import (
     KINDS,
     ORDERS,
+    UNITS,
     assert_close,
     exact,
+    gates_of,
     module_on_gpu,
     ordered,
     path,
@@ -27,6 +29,7 @@ from tests.rnn.sequences import LAYOUTS, draw
 kinds = pytest.mark.parametrize("kind", KINDS)
 # One product and two, one state and two, peepholes: what takes other ways through the kernels.
 some_kinds = pytest.mark.parametrize("kind", ["coupled_peephole_lstm", "gru", "gru_reset_before"])
+cells = pytest.mark.parametrize("kind", CELLS)  # those that persistent kernels take
 paths = pytest.mark.parametrize("way", ["steps", "persistent"])
 
 # Every option, each a few times: layers, directions, lengths, resets, no bias, one row, more rows than a chunk holds.
@@ -64,13 +67,13 @@ def both(cupy, case, layout="time first", **options):
 def test_results_are_the_cpus(cupy, monkeypatch, kind, way, name):
     layout = {"row": "unbatched", "layers": "batch first"}.get(name, "time first")
     with path(way, monkeypatch):
-        assert_close(*both(cupy, draw(kind, **CASES[name]), layout))
+        assert_close(*both(cupy, draw(kind, **CASES[name]), layout), UNITS[kind])
 
 
 @kinds
 @pytest.mark.parametrize("name", ["layers", "resets"])
 def test_results_in_double_are_the_cpus(cupy, kind, name):
-    assert_close(*both(cupy, draw(kind, **CASES[name], dtype=np.float64)))
+    assert_close(*both(cupy, draw(kind, **CASES[name], dtype=np.float64)), UNITS[kind])
 
 
 @kinds
@@ -78,7 +81,7 @@ def test_results_in_double_are_the_cpus(cupy, kind, name):
 @pytest.mark.parametrize("layout", ["time first", "batch first"])
 def test_layouts(cupy, monkeypatch, kind, name, layout):
     with path("steps", monkeypatch):
-        assert_close(*both(cupy, draw(kind, **CASES[name]), layout))
+        assert_close(*both(cupy, draw(kind, **CASES[name]), layout), UNITS[kind])
 
 
 def states_and_inputs(results):
@@ -86,7 +89,7 @@ def states_and_inputs(results):
     return {name: array for name, array in results.items() if name in ("y", "h", "c", "dx", "dh", "dc")}
 
 
-@kinds
+@cells
 @pytest.mark.parametrize("name", CASES)
 def test_persistent_bits_are_the_cpus_where_products_are_exact(cupy, monkeypatch, kind, name):
     case = exact(draw(kind, **CASES[name]))
@@ -98,7 +101,7 @@ def test_persistent_bits_are_the_cpus_where_products_are_exact(cupy, monkeypatch
 @kinds
 @pytest.mark.parametrize("name", ["layers", "resets"])
 def test_bits_of_steps_are_the_cpus_where_products_are_exact(cupy, monkeypatch, kind, name):
-    for gate in range(fusedstep._core.cells()[kind]["gates"]):
+    for gate in range(gates_of(kind)):
         case = exact(draw(kind, **CASES[name]), gate)
         with path("steps", monkeypatch):
             actual, desired = both(cupy, case)
@@ -332,29 +335,9 @@ def test_launches_go_to_the_gpu_of_the_weights(cupy, device, monkeypatch, way):
         module(cupy.asarray(case.x))
 
 
-@pytest.mark.parametrize("option", ["layer_norm", "proj_size"])
-def test_options_that_are_not_there(cupy, option):
-    value = {"layer_norm": True, "proj_size": 2}[option]
-    module = fusedstep.rnn.LSTM(3, 4, **{option: value}, rng=0)
-    with pytest.raises(NotImplementedError, match=rf"^{option}=.*: not there on CUDA"):
-        module.to("cuda")
-    assert module.device == "cpu"
-    weights = {name: cupy.asarray(w) for name, w in module.weights.items()}
-    with pytest.raises(NotImplementedError, match=rf"^{option}=.*: not there on CUDA"):
-        lstm(cupy.zeros((2, 1, 3), np.float32), None, weights)
-
-
 @pytest.mark.usefixtures("cupy")
-def test_calls_that_are_not_there():
+def test_where_a_module_may_move():
     module = fusedstep.rnn.GRU(3, 4, rng=0).to("cuda")
-    for weights in (None, "bfloat16", "int8"):
-        with pytest.raises(NotImplementedError, match=r"^freeze: not there on CUDA"):
-            module.freeze(weights)
-    for weights in ("bfloat16", "int8"):
-        with pytest.raises(NotImplementedError, match=rf"^stream\(weights='{weights}'\): not there on CUDA"):
-            module.stream(weights=weights)
-    with pytest.raises(NotImplementedError, match=r"^quantization_error: not there on CUDA"):
-        module.stream().quantization_error(None)
     with pytest.raises(ValueError, match=r"^device: expected 'cpu' or 'cuda', got 'cuda:1'"):
         module.to("cuda:1")
     frozen = fusedstep.rnn.GRU(3, 4, rng=0).freeze()

@@ -24,7 +24,7 @@ def test_steps_are_the_cpus(cupy, kind, dtype, zoneout):
     on_gpu = module_on_gpu(case, zoneout=zoneout).stream(batch=3, threads=2)
     assert on_gpu.weights == np.dtype(dtype).name
     for x in case.x:
-        out = cupy.empty((3, 33), dtype)
+        out = cupy.empty((3, case.width), dtype)
         assert on_gpu.step(cupy.asarray(x), out) is out
         desired = named(on_cpu.step(x), on_cpu)
         assert_close({name: array.get() for name, array in named(out, on_gpu).items()}, desired)
@@ -56,7 +56,7 @@ def test_one_row_takes_vectors(cupy, kind):
     rows, vectors = (module_on_gpu(case).stream() for _ in range(2))
     for x in case.x:
         h = vectors.step(cupy.asarray(x[0]))
-        assert h.shape == (8,)
+        assert h.shape == (case.width,)
         assert_same_bits([h.get()], [rows.step(cupy.asarray(x)).get()[0]])
 
 

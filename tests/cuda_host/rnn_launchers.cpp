@@ -56,6 +56,12 @@ const char* launch_rows(const Strided* x, const Strided* y, std::size_t T, std::
     dropout(Dtype::f32, {*y, *y, T, B, n}, p, {1, 2, 3, 4}, nullptr);
   });
 }
+const char* launch_codes(const float* x, std::size_t rows, std::size_t n, float* codes, float* scales) {
+  return guarded([&] {
+    quantize(x, rows, n, codes, scales, nullptr);
+    scale(codes, rows, n, scales, x, nullptr);
+  });
+}
 const char* launch_masks(const Noise* noise, std::size_t S, std::size_t B, std::size_t H, void* mask,
                          std::uint8_t* stays) {
   return guarded([&] {

@@ -9,7 +9,8 @@ import fusedstep
 import numpy as np
 import pytest
 from fusedstep import _core, loss
-from fusedstep.profiler.work import KINDS, MORE
+from fusedstep._record import MORE
+from fusedstep.profiler.work import KINDS
 from fusedstep.rnn import CELLS
 
 from tests.optim.methods import METHODS

@@ -5,6 +5,7 @@ of no dimension.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,15 +60,22 @@ class Place:
             self.empty((rows,), np.float64) if to is None else self.empty(x.shape, x.dtype) if _spread(to) else to
             for to in targets
         ]
+        recording = None
         if rows:
+            recording = self.device.recording()
             self.device.stream()  # the arrays' GPU is the current one
             if sums not in program.kernels:
                 program.kernels[sums] = _kernel(self.device.cupy, emitted(program, sums))
             program.kernels[sums](*inputs, *numbers, x.size, columns, *written, size=WARP * rows)
-        return [
+        results = [
             _total(self.device.cupy)(array) if to is None else _summed(array, to.shape) if _spread(to) else array
             for array, to in zip(written, targets, strict=True)
         ]
+        if recording:
+            name, *flops = program.expression.description
+            columns = x.shape[-1] if program.by_row else 1
+            recording.add("custom_loss", name, x.dtype, 0, (x.size, columns, *_moved(arrays, targets), *flops))
+        return results
 
     def _broadcast(self, array: Any, name: str, x: Any, out: Any) -> Any:
         """View an input in the shape of the first one."""
@@ -82,6 +90,14 @@ class Place:
         if out is not None and _overlap(array, out) and not (in_place and out.data.ptr == x.data.ptr):
             raise ValueError(f"out: expected memory of its own, got an overlap with {name}")
         return whole
+
+
+def _moved(arrays: Sequence[Any], targets: Sequence[Any]) -> tuple[int, int]:
+    """Give the bytes read and written, for the profiler: sums to a shape are doubles, read and written."""
+    sums = [16 * math.prod(to.shape) for to in targets if _spread(to)]
+    return sum(int(array.nbytes) for array in arrays), sum(
+        sums + [int(to.nbytes) for to in targets if to is not None and not _spread(to)]
+    )
 
 
 def _spread(to: Any) -> bool:

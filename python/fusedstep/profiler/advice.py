@@ -23,12 +23,14 @@ def given(lines: Sequence["Line"], seconds: float, outside: float, machine: Mach
         share = outside / seconds
         text = f"{share:.0%} of the time is in no fused call: prof.range() and prof.matmul() tell in what;{NUMPY}"
         found.append((share, text))
-    small = [line for line in lines if _alone(line)]
+    on_cpu = [line for line in lines if line.ceiling]  # the others' ceilings are not known
+    small = [line for line in on_cpu if _alone(line)]
     spent = sum(line.group.calls for line in small) * machine.calls["optimizer"]  # with what Python does around them
     if seconds and spent / seconds >= SMALL_SHARE:
         found.append((spent / seconds, one_list(small)))
     for rule in RULES:
-        told = [(line, advice) for line in lines if line.share >= SMALL_SHARE and (advice := rule(line, machine))]
+        known = lines if rule in ANYWHERE else on_cpu
+        told = [(line, advice) for line in known if line.share >= SMALL_SHARE and (advice := rule(line, machine))]
         if told:
             (first, text), *others = told
             titles = dict.fromkeys(line.group.work.title for line, _ in others)
@@ -150,3 +152,4 @@ RULES: tuple[Callable[["Line", Machine], str | None], ...] = (
     more_threads,
     far_from_ceiling,
 )
+ANYWHERE = (whole_sequence, known_ahead)

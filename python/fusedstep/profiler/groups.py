@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fusedstep._array import Array
-from fusedstep.profiler.work import KINDS, MORE, Work, decoded, merged
+from fusedstep._record import MORE
+from fusedstep.profiler.work import KINDS, Work, decoded, merged
 
 RANGE = KINDS.index("range")
 FIELDS = ("n", "options", "method", "threads", "kind", "dtype")  # in which calls that are alike agree

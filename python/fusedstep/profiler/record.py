@@ -6,8 +6,7 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-from fusedstep import _core
-from fusedstep._array import Array
+from fusedstep import _core, _device, _record
 from fusedstep.profiler.ceilings import Machine
 from fusedstep.profiler.groups import RANGE, Calls, Group, grouped
 
@@ -41,18 +40,21 @@ class Profile:
         self._end = _core.now()
         try:
             self._kept = self._read()
+            # What the block sent to a GPU belongs to it.
+            self._end = max(self._end, int(self._kept.rows["end"].max(initial=0)))
         finally:
             _core.close_record()
+            _record.forget()
 
     def _read(self) -> Calls:
         if self._first < 0:
             return Calls(_core.records(1 << 62)[0], [], 0)
         rows, names, dropped = _core.records(self._first)
-        return Calls(rows, names, dropped - self._dropped_before)
+        return Calls(_record.timed(rows), names, dropped - self._dropped_before)
 
     @property
     def calls(self) -> Calls:
-        """The records: those of the block, or so far."""
+        """The records: those of the block, or so far. Calls on a GPU are waited for."""
         return self._read() if self._kept is None else self._kept
 
     @property
@@ -62,7 +64,7 @@ class Profile:
 
     @property
     def seconds(self) -> float:
-        """Seconds of the block so far."""
+        """Seconds of the block so far; at its end, until the GPUs had done its calls."""
         if self._first < 0:
             return 0.0
         return ((self._end or _core.now()) - self._start) * 1e-9
@@ -104,12 +106,12 @@ class Profile:
             _core.record("range", name, start, _core.now(), [], False)
 
     def matmul(self, a: Any, b: Any, /, **options: Any) -> Any:
-        """Multiply by `numpy.matmul`, and record it.
+        """Multiply by `numpy.matmul`, or CuPy's on a GPU, and record it.
 
         Parameters
         ----------
         a, b : array_like
-            As NumPy takes them, and so its other arguments.
+            As NumPy takes them, and so its other arguments; or CuPy arrays.
 
         Returns
         -------
@@ -120,13 +122,19 @@ class Profile:
         -----
         Two operations for each pair of elements that meet; both arrays are read and the result is written, once.
         """
+        device = _device.common([a, b], "matmul's argument {}".format)
+        if device is not None:
+            recording = device.recording()
+            result = device.cupy.matmul(a, b, **options)
+            if recording and result.dtype.name in _record.DTYPES:
+                recording.add("matmul", f"cupy.matmul: {_text(a)} @ {_text(b)}", result.dtype, 0, _moved(a, b, result))
+            return result
         a, b = np.asarray(a), np.asarray(b)
         start = _core.now()
         result = np.matmul(a, b, **options)
         end = _core.now()
-        flops, moved = 2 * int(np.size(result)) * a.shape[-1], a.nbytes + b.nbytes + int(np.asarray(result).nbytes)
         title = f"numpy.matmul: {_text(a)} @ {_text(b)}"
-        _core.record("matmul", title, start, end, [flops, moved], result.dtype == np.float64)
+        _core.record("matmul", title, start, end, _moved(a, b, np.asarray(result)), result.dtype == np.float64)
         return result
 
     def groups(self) -> list[Group]:
@@ -191,8 +199,9 @@ class Profile:
         Returns
         -------
         dict
-            ``"seconds"``, ``"outside"`` (seconds in no recorded call of the thread that has most of them),
-            ``"dropped"``, ``"machine"``, ``"calls"`` (a dict for each group), ``"ranges"`` and ``"advice"``.
+            ``"seconds"``, ``"outside"`` (seconds in no recorded call of the thread, or of the stream of a GPU, that has
+            most of them), ``"dropped"``, ``"machine"``, ``"calls"`` (a dict for each group), ``"ranges"`` and
+            ``"advice"``.
         """
         from fusedstep.profiler.report import report  # noqa: PLC0415
 
@@ -207,7 +216,12 @@ class Profile:
         return text.getvalue()
 
 
-def _text(a: Array) -> str:
+def _moved(a: Any, b: Any, result: Any) -> tuple[int, int]:
+    """Give a product's FLOPs and bytes."""
+    return 2 * int(result.size) * int(a.shape[-1]), int(a.nbytes) + int(b.nbytes) + int(result.nbytes)
+
+
+def _text(a: Any) -> str:
     return "×".join(map(str, a.shape)) or "1"
 
 
@@ -215,7 +229,7 @@ def profile() -> Profile:
     """Record every fused call of a block: shapes, dtype, seconds, bytes, FLOPs and threads.
 
     Optimizer steps, cells, sequences, streams and losses, forward and backward, of every Python thread, are recorded by
-    the compiled core; calls over arrays on a GPU are not. A record takes 96 bytes, and there are a million at most.
+    the compiled core; on a GPU by CUDA events. A record takes 96 bytes, and there are a million at most.
 
     Returns
     -------
@@ -226,7 +240,9 @@ def profile() -> Profile:
     Notes
     -----
     Seconds are those of the compiled call, without what Python does around it: `Profile.table` says how much time is
-    outside all calls. Bytes and FLOPs are those of the mathematics: each method states them beside its rule.
+    outside all calls. Those of a call on a GPU are what it took there, from its first work on the stream to its last;
+    nothing waits for them before the profile is read, or its block ends. Bytes and FLOPs are those of the mathematics:
+    each method states them beside its rule.
 
     Examples
     --------

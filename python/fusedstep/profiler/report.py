@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fusedstep._array import Array
+from fusedstep._record import MORE
 from fusedstep.profiler import advice
 from fusedstep.profiler.bounds import Bounds, bounds_of
 from fusedstep.profiler.ceilings import Machine, machine
 from fusedstep.profiler.groups import RANGE, Group
 from fusedstep.profiler.record import Profile
-from fusedstep.profiler.work import MORE
+from fusedstep.profiler.work import Work
 
 
 class Line(NamedTuple):
@@ -21,15 +22,22 @@ class Line(NamedTuple):
     ----------
     group : Group
         The calls.
-    bounds : Bounds
-        What one of them would take at the machine's ceilings.
+    ceiling : Bounds or None
+        What one of them would take at the machine's ceilings; None on a GPU, whose ceilings are not known.
     share : float
         Of the profile's seconds.
     """
 
     group: Group
-    bounds: Bounds
+    ceiling: Bounds | None
     share: float
+
+    @property
+    def bounds(self) -> Bounds:
+        """The same, of a call that has one."""
+        if self.ceiling is None:
+            raise ValueError(f"{self.group.work.title}: expected a call on the CPU, got one on a GPU")
+        return self.ceiling
 
     @property
     def mean(self) -> float:
@@ -47,9 +55,11 @@ class Line(NamedTuple):
         return self.group.work.cost.flops / self.mean / 1e9 if self.mean else 0.0
 
     @property
-    def of_ceiling(self) -> float:
+    def of_ceiling(self) -> float | None:
         """What of the time the ceiling that binds asks for."""
-        return self.bounds.seconds / self.mean if self.mean else 0.0
+        if self.ceiling is None:
+            return None
+        return self.ceiling.seconds / self.mean if self.mean else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers."""
@@ -62,6 +72,7 @@ class Line(NamedTuple):
             "shape": work.shape,
             "sizes": work.sizes,
             "options": list(work.options),
+            "device": work.device,
             "threads": work.threads,
             "calls": self.group.calls,
             "seconds": self.group.seconds,
@@ -72,8 +83,8 @@ class Line(NamedTuple):
             "GB/s": self.gigabytes,
             "GFLOP/s": self.gigaflops,
             "ceiling": self.of_ceiling,
-            "level": self.bounds.level,
-            "verdict": self.bounds.verdict,
+            "level": self.ceiling and self.ceiling.level,
+            "verdict": self.ceiling and self.ceiling.verdict,
         }
 
 
@@ -106,7 +117,7 @@ class Report(NamedTuple):
     ranges : list of Range
         In the order of their first run.
     seconds, outside : float
-        Of the profile, and those in which the thread with most calls was in none.
+        Of the profile, and those in which the thread with most calls, or the GPU's stream, was in none.
     dropped : int
         Calls that were counted alone.
     isa : str
@@ -145,13 +156,17 @@ def report(profile: Profile, ceilings: Machine | None = None) -> Report:
     measured = ceilings or machine()
     seconds, calls = profile.seconds, profile.calls
     lines = [
-        Line(group, bounds_of(group.work, measured), group.seconds / seconds if seconds else 0.0)
+        Line(group, _bounds(group.work, measured), group.seconds / seconds if seconds else 0.0)
         for group in profile.groups()
     ]
     outside = max(0.0, seconds - _inside(calls.rows))
     found = list(advice.given(lines, seconds, outside, measured))
     ranges = list(_ranges(calls.rows, calls.names))
     return Report(lines, ranges, seconds, outside, calls.dropped, measured.isa, measured, found)
+
+
+def _bounds(work: Work, measured: Machine) -> Bounds | None:
+    return bounds_of(work, measured) if work.device == "cpu" else None
 
 
 def _busy(rows: Array) -> float:

@@ -25,7 +25,8 @@ def draw(profile: Profile, path: Any, machine: Machine | None) -> None:
             "roofline: expected matplotlib, got none; pip install 'fusedstep[profile]' brings it"
         ) from None
     found = report(profile, machine)
-    lines = [line for line in found.lines if line.group.work.cost.flops > 0 and line.mean > 0]
+    # A GPU's roofs are not known.
+    lines = [line for line in found.lines if line.ceiling and line.group.work.cost.flops > 0 and line.mean > 0]
     roofs = found.machine
     named = sum(line.share >= SMALL for line in lines[:LABELLED])
     figure = Figure(figsize=(9, 5.5 + 0.19 * named), layout="constrained")

@@ -80,9 +80,14 @@ def _summary(found: Report) -> str:
 
 
 def _cells(line: Line, wide: bool) -> list[str]:
-    group, color = line.group, COLORS[line.bounds.verdict]
-    at = f" ({line.bounds.level})" if line.bounds.verdict == BANDWIDTH and wide else ""
+    group, bounds = line.group, line.ceiling
     dtype = "" if group.work.dtype == "float32" else f" {group.work.dtype}"
+    if bounds is None:
+        ceiling, verdict = "", "on CUDA"
+    else:
+        at = f" ({bounds.level})" if bounds.verdict == BANDWIDTH and wide else ""
+        verdict = f"[{COLORS[bounds.verdict]}]{bounds.verdict if wide else bounds.verdict.removesuffix('-bound')}{at}"
+        ceiling = f"{line.of_ceiling:.0%}"
     rates = [duration(line.mean), number(line.gigabytes), number(line.gigaflops)]
     return [
         ", ".join(filter(None, (group.work.title, group.work.shape + dtype))),
@@ -90,6 +95,6 @@ def _cells(line: Line, wide: bool) -> list[str]:
         duration(group.seconds),
         f"{line.share:.1%}",
         *(rates if wide else rates[:1]),
-        f"{line.of_ceiling:.0%}",
-        f"[{color}]{line.bounds.verdict if wide else line.bounds.verdict.removesuffix('-bound')}{at}",
+        ceiling,
+        verdict,
     ]

@@ -1,7 +1,7 @@
 """Trace events: what ui.perfetto.dev and chrome://tracing read.
 
 Each call is a "complete" event, ``"ph": "X"``, with its start and duration in microseconds, on the track of its Python
-thread. Google, "Trace Event Format", 2016.
+thread, or of its stream on a GPU. Google, "Trace Event Format", 2016.
 """
 
 import json
@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from fusedstep._record import track_name
 from fusedstep.profiler.groups import FIELDS, RANGE
 from fusedstep.profiler.record import Profile
 from fusedstep.profiler.work import KINDS, Work, decoded
@@ -23,7 +24,7 @@ def events(profile: Profile) -> list[dict[str, Any]]:
     threads = list(dict.fromkeys(int(thread) for thread in rows["thread"]))
     result: list[dict[str, Any]] = [{"name": "process_name", "ph": "M", "pid": pid, "args": {"name": "fusedstep"}}]
     for number, thread in enumerate(threads):
-        name = known.get(thread, f"thread {number}")
+        name = track_name(thread) or known.get(thread, f"thread {number}")
         result.append({"name": "thread_name", "ph": "M", "pid": pid, "tid": number, "args": {"name": name}})
     numbers = {thread: number for number, thread in enumerate(threads)}
     cache: dict[bytes, Work] = {}
@@ -47,6 +48,7 @@ def events(profile: Profile) -> list[dict[str, Any]]:
                 "dtype": work.dtype,
                 "bytes": work.cost.bytes,
                 "flops": work.cost.flops,
+                "device": work.device,
                 "threads": work.threads,
             }
         result.append(event)

@@ -7,6 +7,27 @@ import numpy as np
 
 from fusedstep import _core
 from fusedstep._cost import Cost
+from fusedstep._record import (
+    ADD,
+    BIAS,
+    DTYPES,
+    DX,
+    DY,
+    FROZEN,
+    GRAD,
+    LEAN,
+    MASTER,
+    NORM,
+    PROBABILITIES,
+    SKIPPED,
+    SMOOTHING,
+    STORAGE,
+    TAPE,
+    VALUES,
+    WEIGHT,
+    Z_LOSS,
+    ZERO,
+)
 from fusedstep.loss._cost import elements_cost, rows_cost
 from fusedstep.optim._cost import step_cost
 from fusedstep.rnn._cost import (
@@ -20,12 +41,7 @@ from fusedstep.rnn._cost import (
 )
 
 KINDS: tuple[str, ...] = _core.record_kinds
-DTYPES = ("float32", "float64")
-# The options of csrc/python/record.h.
-NORM, ZERO, SKIPPED, MORE = (1 << i for i in range(16, 20))
-FROZEN, TAPE, LEAN, BIAS, DX, DY, ADD = (1 << i for i in range(7))
-GRAD, VALUES, WEIGHT, PROBABILITIES, SMOOTHING, Z_LOSS = (1 << i for i in range(16, 22))
-STORAGE = 8  # where its two bits begin
+ITEMSIZES = dict(zip(DTYPES, (4, 8, 2, 2), strict=True))
 
 
 class Work(NamedTuple):
@@ -46,7 +62,7 @@ class Work(NamedTuple):
     weights, weights_moved : int
         Of these, the bytes of weights that every step needs again; and how many bytes their way to the registers takes.
     threads : int
-        That it ran on.
+        That it ran on; 0 on a GPU.
     options : tuple of str
         "frozen", "tape", "lean", "norm", "int8" and the like.
     """
@@ -67,7 +83,12 @@ class Work(NamedTuple):
     @property
     def itemsize(self) -> int:
         """Bytes of an element."""
-        return 4 if self.dtype == "float32" else 8
+        return ITEMSIZES[self.dtype]
+
+    @property
+    def device(self) -> str:
+        """Where it ran: "cpu" or "cuda"."""
+        return "cpu" if self.threads else "cuda"
 
 
 def decoded(row: Any, names: Sequence[str]) -> Work:
@@ -101,7 +122,8 @@ def _tensors(tensors: int, elements: int) -> str:
 
 def _optimizer(kind: str, method: str, dtype: str, n: list[int], options: int, threads: int) -> Work:
     hyper, states = _core.rules()[method]
-    used, itemsize = _used(hyper, options), np.dtype(dtype).itemsize
+    used, itemsize, master = _used(hyper, options), ITEMSIZES[dtype], bool(options & MASTER)
+    of_states = max(itemsize, 4)
     cost = step_cost(
         method,
         n[1],
@@ -110,12 +132,15 @@ def _optimizer(kind: str, method: str, dtype: str, n: list[int], options: int, t
         norm=bool(options & NORM),
         zero=bool(options & ZERO),
         applied=not options & SKIPPED,
+        state_itemsize=of_states,
+        master=master,
     )
-    chosen = _chosen(options, norm=NORM, zero=ZERO, skipped=SKIPPED)
+    chosen = _chosen(options, norm=NORM, zero=ZERO, skipped=SKIPPED, master=MASTER)
     name = "adamw" if method == "adam" and used >= {"decoupled", "weight_decay"} else method
-    title = " + ".join([f"{name} step", *(o for o in chosen if o != "skipped")]) + ", skipped" * ("skipped" in chosen)
+    title = " + ".join([f"{name} step", *(o for o in chosen if o in ("norm", "zero"))])
+    title += ", master" * master + ", skipped" * ("skipped" in chosen)
     sizes = {"tensors": n[0], "elements": n[1]}
-    resident = (2 + states) * n[1] * itemsize
+    resident = n[1] * (2 * itemsize + (states + master) * of_states)
     return Work(kind, method, dtype, title, _tensors(**sizes), sizes, cost, resident, 0, 0, threads, chosen)
 
 

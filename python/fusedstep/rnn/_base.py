@@ -181,7 +181,8 @@ class Cell(_core.Steps):
 
     def _taped(self, x: Any, state: Any, out: Any) -> Any:
         """Take a step for `__call__` with `tape`."""
-        return taped(self._kind, self.weights, x, state, out, self._step, self._place.view)
+        weights = self._place.taped_weights(self._cell, self.weights)
+        return taped(self._kind, weights, x, state, out, self._step, self._place.view)
 
     @property
     def weights(self) -> Mapping[str, Array]:
@@ -227,14 +228,12 @@ class Cell(_core.Steps):
         The snapshot does not follow the arrays; that they are read-only makes NumPy, and the optimizers, raise where
         they would be changed. (A view made before stays writeable: do not write through it.)
 
+        On CUDA nothing is packed, and CuPy's arrays have no such flag: optimizers raise, while writes by CuPy pass, and
+        show in no step before `unfreeze`.
+
         Returns
         -------
         self
-
-        Raises
-        ------
-        NotImplementedError
-            The cell is on CUDA.
         """
         self._cell.freeze()
         return self

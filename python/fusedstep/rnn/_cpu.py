@@ -48,5 +48,6 @@ def integers(obj: Any, _: str) -> Array:
     return np.asarray(obj)
 
 
-def check_module(_: Any) -> None:
-    """Everything is there."""
+def taped_weights(_: Any, weights: Any) -> Any:
+    """Give the weights that a step back takes: the arrays themselves, which a frozen cell keeps as they are."""
+    return weights

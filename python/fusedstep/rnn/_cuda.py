@@ -67,7 +67,10 @@ class Place:
 
     def dropout(self, x: Any, y: Any, p: float, seed: int, layer: int, step: int, row: int) -> None:
         """Apply a dropout mask to (T, B, n): the CPU's."""
+        recording = self.device.recording()
         self.device.core.dropout(x, y, p, seed, layer, step, row, self.device.launch_stream())
+        if recording:
+            recording.add("dropout", "dropout", x.dtype, 0, (x.size,))
 
     def source(self, obj: Any, name: str) -> Any:
         """View what may be copied into the weights: an array of the GPU or of CPU memory."""
@@ -92,17 +95,6 @@ class Place:
             raise TypeError(f"{name}: expected integers in CPU memory, got {_device.describe(obj)}")
         return np.asarray(obj)
 
-    @staticmethod
-    def check_module(module: Any) -> None:
-        """Raise NotImplementedError where a module's options ask for what is not here."""
-        options = {
-            "layer_norm": module.layer_norm,
-            "proj_size": module._width if module._width < module.hidden_size else 0,
-        }
-        for option, value in options.items():
-            if np.any(value):
-                raise NotImplementedError(f"{option}={value!r}: not there on CUDA")
-
     def cell_forward(self, *arguments: Any) -> Any:
         """Take a step: `_core.cell_forward`."""
         return cell_forward(self.device, *arguments)
@@ -110,6 +102,11 @@ class Place:
     def cell_backward(self, *arguments: Any) -> Any:
         """Take a step back: `_core.cell_backward`."""
         return cell_backward(self.device, *arguments)
+
+    @staticmethod
+    def taped_weights(cell: Cell, _: Any) -> Any:
+        """Give the weights that a step back takes: a frozen cell's arrays may be written meanwhile."""
+        return cell.used[0]
 
     def Layer(self, kind: str, weights: list[dict[str, Any]]) -> Layer:
         """Make what runs a layer of these directions."""
@@ -121,6 +118,4 @@ class Place:
 
     def Stream(self, kind: str, layers: list[dict[str, Any]], batch: int, _: int, weights: str, noise: Any) -> Stream:
         """Make what takes a module's steps one at a time."""
-        if weights not in ("float32", "float64"):
-            raise NotImplementedError(f"stream(weights={weights!r}): not there on CUDA")
-        return Stream(self.device, kind, layers, batch, noise)
+        return Stream(self.device, kind, layers, batch, weights, noise)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fusedstep._device import Device
+from fusedstep._record import Recording, flags
 from fusedstep.rnn._cuda_arguments import (
     cell_of,
     check_contiguous,
@@ -17,31 +18,24 @@ from fusedstep.rnn._cuda_arguments import (
     overlap,
     rows,
 )
-from fusedstep.rnn._cuda_run import sum_rows
+from fusedstep.rnn._cuda_frozen import Freezable
+from fusedstep.rnn._cuda_sums import sum_rows
 
 STATES = ("h", "c")
 
 
-class Cell:
+class Cell(Freezable):
     """A cell's weights, checked."""
 
-    frozen = False
-
     def __init__(self, device: Device, kind: str, weights: Mapping[str, Any]) -> None:
-        self._device = device
+        super().__init__(device, [checked_weights(device, kind, weights)])
         self._kind = kind
-        self._weights = checked_weights(device, kind, weights)
-
-    def freeze(self) -> None:
-        """Refuse: nothing is packed here."""
-        raise NotImplementedError("freeze: not there on CUDA")
-
-    def unfreeze(self) -> None:
-        """Do nothing: it never is frozen."""
 
     def stepper(self) -> Callable[[Any, Any, Any, bool], Any]:
         """Give (x, state, out, tape) to the new state, or with `tape` to (state, saved)."""
-        return lambda x, state, out, tape: _step(self._device, self._kind, self._weights, x, state, out, tape)
+        return lambda x, state, out, tape: _step(
+            self.device, self._kind, self.used[0], x, state, out, tape, frozen=self.frozen
+        )
 
 
 def cell_forward(
@@ -61,7 +55,24 @@ def _items(state: Any, states: int, name: str) -> Sequence[Any]:
     return state
 
 
-def _step(device: Device, kind: str, weights: dict[str, Any], x: Any, state: Any, out: Any, tape: bool) -> Any:
+def _record(recording: Recording, what: str, kind: str, weights: Mapping[str, Any], B: int, **options: bool) -> None:
+    """Record a call for the profiler."""
+    inputs, like = weights["weight_ih"].shape[1], weights["weight_hh"]
+    bits = flags(bias="bias_ih" in weights, **options)
+    recording.add(what, kind, like.dtype, bits, (B, inputs, like.shape[1]))
+
+
+def _step(
+    device: Device,
+    kind: str,
+    weights: dict[str, Any],
+    x: Any,
+    state: Any,
+    out: Any,
+    tape: bool,
+    *,
+    frozen: bool = False,
+) -> Any:
     cell = cell_of(device, kind)
     states, H = cell["states"], weights["weight_hh"].shape[1]
     like = weights["weight_ih"]
@@ -96,6 +107,7 @@ def _step(device: Device, kind: str, weights: dict[str, Any], x: Any, state: Any
     saved = device.empty((B, cell["values"] * H), like.dtype) if tape else None
     if tape:
         arrays["saved"] = saved
+    recording = device.recording()
     if B > 0:
         step = _kernels(device, kind, like, B, H, arrays)
         stream = device.launch_stream()
@@ -105,6 +117,8 @@ def _step(device: Device, kind: str, weights: dict[str, Any], x: Any, state: Any
             step.reset_stage(0, stream)
             device.matmul(arrays["reset_h"], weight_hh[early:].T, out=arrays["late"])
         step.forward(0, stream)
+    if recording:
+        _record(recording, "cell", kind, weights, B, tape=tape, frozen=frozen)
     result = _form(new, vector, states) if out is None else out
     return (result, saved) if tape else result
 
@@ -193,6 +207,7 @@ def cell_backward(
     dinput, seen = arrays["dinput"], arrays.get("dstate", arrays["dinput"])
     dx = device.empty((B, inputs), like.dtype)
     gradients = {name: device.empty(w.shape, w.dtype) for name, w in weights.items()}
+    recording = device.recording()
     if B == 0:
         for gradient in gradients.values():
             gradient[...] = 0
@@ -215,4 +230,6 @@ def cell_backward(
         for j, (gate, sees_next) in enumerate(cell["peepholes"]):
             c = new[1] if sees_next else old[1]
             sum_rows(device, dinput[:, gate * H : (gate + 1) * H], c, [gradients["weight_ch"][j]], add=False)
+    if recording:
+        _record(recording, "cell_backward", kind, weights, B)
     return dx[0] if vector else dx, tuple(d[0] if vector else d for d in dold), gradients

@@ -7,7 +7,9 @@ and then back. What belongs to a chunk lies in the order in which its steps are 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fusedstep.rnn._cuda_run import flat, give_weights
+from fusedstep.rnn._cuda_input import flat
+from fusedstep.rnn._cuda_norm import taped_widths, widths_back
+from fusedstep.rnn._cuda_run import give_weights
 
 if TYPE_CHECKING:
     from fusedstep.rnn._cuda_run import Run
@@ -21,15 +23,15 @@ class Chunk:
     def __init__(self, run: "Run", d: int, dy: Any, dstate: Sequence[Any], count: int) -> None:
         self.run, self.d = run, d
         layer, B = run.layer, run.y.shape[1]
-        cell, H, device = layer.cell, layer.H, layer.device
+        cell, H, P, device = layer.cell, layer.H, layer.P, layer.device
         self.kept = run.arrays(d) | run.masks(d) | run.taped(d)
-        self.kept |= {"dy": None if dy is None else run.own(dy, d), "dh": dstate[0], "through": run.step_room(H)}
-        self.kept |= layer.step_arrays(run, [run.step_room(H) for _ in range(cell["states"])])
+        self.kept |= {"dy": None if dy is None else run.own(dy, d), "dh": dstate[0], "through": run.step_room(P)}
+        self.kept |= layer.step_arrays(run, [run.step_room(width) for width in (P, H)[: cell["states"]]])
         if cell["states"] > 1:
             self.kept["dc"] = dstate[1]
         if layer.late:
             self.kept["dreset_h"] = run.step_room(H)
-        widths = {"x": run.x.shape[2], "input": cell["gates"] * H, "previous_h": H}
+        widths = {"x": run.x.shape[2], "input": cell["gates"] * H, "previous_h": P}
         if cell["values"] != cell["gates"]:
             widths["saved"] = cell["values"] * H
         if cell["separate"] or layer.late:
@@ -38,6 +40,9 @@ class Chunk:
             widths |= {"dlate": H, "all_reset_h": H}
         if cell["peepholes"]:
             widths |= {"previous_c": H, "next_c": H}
+        if P < H:
+            widths |= {"m": H, "dprojected": P}
+        widths |= taped_widths(cell) | widths_back(cell, H)
         # Zeros, as products see the pairs past a row's end too, which no kernel writes.
         make = device.empty if run.lengths is None else device.zeros
         self.rooms = {name: make((count, B, width), run.y.dtype) for name, width in widths.items()}
@@ -52,12 +57,12 @@ class Chunk:
                 of[name][...] = 0
         of["dinput"] = of["input"]
         of.setdefault("saved", of["input"])
-        weight_ih, stream = layer.weights[d]["weight_ih"], device.launch_stream()
+        weight_ih, stream = run.weights[d]["weight_ih"], device.launch_stream()
         where = run.lengths, run.steps, begin, d == 1
         device.core.take_steps(run.x, of["x"], *where, stream)
         device.matmul(flat(of["x"]), weight_ih.T, out=flat(of["input"]))
         arrays = self.kept | of | {"replayed": (begin, end - begin)}
-        sweep = device.core.Sweep(layer.kind, T, run.steps, B, layer.H, d == 1, arrays)
+        sweep = layer.sweep(T, run.steps, B, d, arrays)
         sweep.begin(stream)
         layer.take_steps(sweep, arrays, range(begin, end), stream)
         run.steps_back(sweep, arrays, range(begin, end), lambda step: step - begin)

@@ -7,6 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fusedstep._device import Device
+from fusedstep._record import Recording, flags
+from fusedstep.rnn._cuda_input import Input, flat
+from fusedstep.rnn._cuda_int8 import Codes
+from fusedstep.rnn._cuda_norm import give_gains, taped_widths, widths_back
+from fusedstep.rnn._cuda_projection import zoned
+from fusedstep.rnn._cuda_sums import sum_rows
 
 if TYPE_CHECKING:
     from fusedstep.rnn._cuda_layer import Layer
@@ -27,53 +33,10 @@ class Noise(NamedTuple):
     row: int
 
 
-def flat(array: Any) -> Any:
-    """View (a, b, n) as (a·b, n)."""
-    return array.reshape(array.shape[0] * array.shape[1], array.shape[2])
-
-
 def take_persistently(device: Device, sweeps: list[Any], *, backward: bool) -> None:
     """Take all steps of sweeps side by side in one kernel."""
     arrived = device.zeros((len(sweeps) * device.core.arrivals,), np.uint32)
     device.core.persistent_sweep(sweeps, backward, arrived, device.launch_stream(), None)
-
-
-def sum_rows(device: Device, a: Any, b: Any, to: list[Any], *, add: bool) -> None:
-    """Sum a, or a·b, over the first axis."""
-    room = device.empty((device.core.sums_size(*a.shape),), np.float64)
-    device.core.column_sums(a, b, to, add, room, device.launch_stream())
-
-
-class Input:
-    """x (T, B, I) as products take it: contiguous in one of both orders, zeros where a row has ended."""
-
-    def __init__(self, device: Device, x: Any, lengths: Any) -> None:
-        T, B, width = x.shape
-        self.device = device
-        self.dtype = x.dtype
-        self.shape = T, B
-        self.batch_first = T > 1 and B > 1 and abs(x.strides[1]) > abs(x.strides[0])
-        self.copied = lengths is not None or not self._ordered(x).flags.c_contiguous
-        self.array = self.room(width) if self.copied else x
-        if self.copied:
-            device.core.copy_rows(x, self.array, lengths, device.launch_stream())
-
-    def _ordered(self, array: Any) -> Any:
-        return array.swapaxes(0, 1) if self.batch_first else array
-
-    def room(self, width: int, make: Callable[..., Any] | None = None) -> Any:
-        """Make an array (T, B, width) in the order of x."""
-        T, B = self.shape
-        shape = (B, T, width) if self.batch_first else (T, B, width)
-        return self._ordered((make or self.device.empty)(shape, self.dtype))
-
-    def has_order(self, array: Any) -> bool:
-        """Whether an array lies as `room` makes them."""
-        return bool(self._ordered(array).flags.c_contiguous)
-
-    def rows(self, array: Any) -> Any:
-        """View such an array as (T·B, width)."""
-        return flat(self._ordered(array))
 
 
 class Run:
@@ -81,8 +44,8 @@ class Run:
 
     Attributes
     ----------
-    steps : int
-        Those that the longest row takes.
+    steps, pairs : int
+        Those that the longest row takes, and the steps of all rows.
     whole : bool
         Whether every row has full length.
     spent : bool
@@ -104,11 +67,13 @@ class Run:
         lean: bool,
     ) -> None:
         self.layer = layer
+        self.weights = layer.used
         self.x = x
         self.inputs = inputs
         self.y = y
         self.state = state
         self.steps = steps
+        self.pairs = 0
         self.lengths = lengths
         self.reset = reset
         self.whole = whole
@@ -124,6 +89,13 @@ class Run:
         if not self.lean and self.inputs.copied:
             kept.append(self.inputs.array)
         return sum(int(array.nbytes) for array in kept)
+
+    def record(self, recording: Recording, kind: str, **options: bool) -> None:
+        """Record a call both ways for the profiler."""
+        layer, steps, (_, B, inputs) = self.layer, self.steps if self.y.shape[1] else 0, self.x.shape
+        bits = flags(bias="bias_ih" in self.weights[0], **options)
+        n = self.pairs, steps, B, inputs, layer.H, layer.P, len(self.weights)
+        recording.add(kind, layer.kind, self.y.dtype, bits, n)
 
     def drop_inputs(self) -> None:
         """Keep no copy of x."""
@@ -141,12 +113,12 @@ class Run:
         return self.layer.device.empty((self.y.shape[1], width), self.y.dtype)
 
     def own(self, array: Any, d: int) -> Any:
-        """View a direction's part of an array (T, B, D·H)."""
-        return array[:, :, d * self.layer.H : (d + 1) * self.layer.H]
+        """View a direction's part of an array (T, B, D·P)."""
+        return array[:, :, d * self.layer.P : (d + 1) * self.layer.P]
 
     def arrays(self, d: int) -> dict[str, Any]:
         """Give what the sweeps both ways take."""
-        weights = {name: w for name, w in self.layer.weights[d].items() if name != "weight_ih"}
+        weights = {name: w for name, w in self.weights[d].items() if name != "weight_ih"}
         initial = dict(zip(("initial_h", "initial_c"), (s[d] for s in self.state), strict=False))
         return weights | initial | {"lengths": self.lengths, "reset": self.reset, "y": self.own(self.y, d)}
 
@@ -155,11 +127,12 @@ class Run:
         core, noise = self.layer.device.core, self.noise._replace(stream=self.noise.stream + d)
         drawn: dict[str, Any] = {}
         if noise.recurrent > 0:
-            drawn["mask"] = self.step_room(self.layer.H)
+            drawn["mask"] = self.step_room(self.layer.P)
             core.recurrent_mask(noise, drawn["mask"], self.layer.device.launch_stream())
         if any(noise.zoneout) and noise.drawn:
-            drawn["stays"] = self.layer.device.empty((self.steps, self.y.shape[1], self.layer.H), np.uint8)
-            core.zoneout_mask(noise, drawn["stays"], self.layer.device.launch_stream())
+            for name, width, rates in zoned(noise.zoneout, self.layer.H, self.layer.P):
+                drawn[name] = self.layer.device.empty((self.steps, self.y.shape[1], width), np.uint8)
+                core.zoneout_mask(noise._replace(zoneout=rates), drawn[name], self.layer.device.launch_stream())
         elif any(noise.zoneout):
             drawn["zoneout"] = noise.zoneout
         return drawn
@@ -179,6 +152,8 @@ class Run:
         taped = {} if self.lean else {"saved": gates[: self.steps] if shared else self.room(cell["values"] * H)}
         if cell["states"] > 1:
             taped["states"] = self.room(H)
+        if not self.lean:
+            taped |= {name: self.room(width) for name, width in taped_widths(cell).items()}
         self._taped.append(taped | ({"input": gates} if shared else {}))
         return taped
 
@@ -187,10 +162,11 @@ class Run:
         return self._taped[d]
 
     def fits(self, *, backward: bool) -> bool:
-        """Whether a persistent kernel holds the weights."""
+        """Whether a persistent kernel holds the weights; none takes a projection, or int8 codes."""
         layer, single = self.layer, self.y.dtype == np.float32
-        arguments = layer.kind, single, self.y.shape[1], layer.H, len(layer.weights), backward, None
-        return bool(layer.device.core.persistent_fits(*arguments))
+        arguments = layer.kind, single, self.y.shape[1], layer.H, len(self.weights), backward, None
+        plain = layer.P == layer.H and not isinstance(self.weights[0]["weight_hh"], Codes)
+        return plain and bool(layer.device.core.persistent_fits(*arguments))
 
     # ---- back
 
@@ -201,6 +177,15 @@ class Run:
         if self.spent:
             raise ValueError("tape: expected one that no backward call has used, got one that is spent")
         self.spent = True
+        recording = self.layer.device.recording()
+        self._backward(dy, dstate, dx, gradients, add)
+        self._taped.clear()
+        if recording:
+            self.record(recording, "sequence_backward", lean=self.lean, dx=True, dy=dy is not None, add=add)
+
+    def _backward(
+        self, dy: Any, dstate: Sequence[Any], dx: Any, gradients: Sequence[Mapping[str, Any]], add: bool
+    ) -> None:
         B = self.y.shape[1]
         if self.steps == 0 or B == 0:
             for array in (dx, *(array for own in gradients if not add for array in own.values())):
@@ -210,7 +195,6 @@ class Run:
         if self.lean:
             backward = importlib.import_module("fusedstep.rnn._cuda_lean").backward  # which imports this
             backward(self, dy, dstate, dx, gradients, add)
-            self._taped.clear()
             return
         sweeps = [self._sweep_back(d, dy, [s[d] for s in dstate]) for d in range(len(gradients))]
         if B <= PERSISTENT_ROWS and self.fits(backward=True):
@@ -223,7 +207,6 @@ class Run:
         for (_, arrays), own in zip(sweeps, gradients, strict=True):
             ends = self.inputs.rows(arrays["dinput"]), self.inputs.rows(self.inputs.array)
             give_weights(self.layer, arrays, ends, own, add=add)
-        self._taped.clear()
 
     def _sweep_back(self, d: int, dy: Any, dstate: Sequence[Any]) -> tuple[Any, dict[str, Any]]:
         layer, taped = self.layer, self._taped[d]
@@ -234,8 +217,8 @@ class Run:
         arrays |= {
             "dy": None if dy is None else self.own(dy, d),
             "dh": dstate[0],
-            "through": self.step_room(H),
-            "previous_h": self.room(H),
+            "through": self.step_room(layer.P),
+            "previous_h": self.room(layer.P),
             "dinput": taped["input"] if self._shares(d) else self.inputs.room(cell["gates"] * H, make),
         }
         if cell["states"] > 1:
@@ -248,7 +231,10 @@ class Run:
             arrays["previous_c"] = self.room(H)
             if self.noise.zoneout[1] > 0:
                 arrays["next_c"] = self.room(H)
-        return layer.device.core.Sweep(layer.kind, T, self.steps, B, H, d == 1, arrays), arrays
+        if layer.P < H:
+            arrays |= {"m": self.room(H), "dprojected": self.room(layer.P)}
+        arrays |= {name: self.room(width) for name, width in widths_back(cell, H).items()}
+        return layer.sweep(T, self.steps, B, d, arrays), arrays
 
     def _slots(self, d: int) -> Callable[[int], int]:
         """Tell where internal arrays have what belongs to a step."""
@@ -274,7 +260,7 @@ class Run:
         to = dx if inputs.has_order(dx) else inputs.room(dx.shape[2])
         for d, dinput in enumerate(dinputs):
             part = inputs.room(dx.shape[2]) if d else to
-            device.matmul(inputs.rows(dinput), self.layer.weights[d]["weight_ih"], out=inputs.rows(part))
+            device.matmul(inputs.rows(dinput), self.weights[d]["weight_ih"], out=inputs.rows(part))
             if d:
                 device.core.add(inputs.rows(to), inputs.rows(part), device.launch_stream())
         if to is not dx:
@@ -304,7 +290,11 @@ def give_weights(
     if layer.late:
         parts.append((flat(arrays["dlate"]), flat(arrays["all_reset_h"]), slice(early, None)))
     product(gradients["weight_hh"], *parts)
-    if "bias_ih" in gradients and cell["separate"]:
+    if "weight_hr" in gradients:
+        product(gradients["weight_hr"], (flat(arrays["dprojected"]), flat(arrays["m"]), slice(None)))
+    if cell["norms"]:
+        give_gains(device, cell, arrays, gradients, add=add)
+    elif "bias_ih" in gradients and cell["separate"]:
         sum_rows(device, dinput, None, [gradients["bias_ih"]], add=add)
         sum_rows(device, seen, None, [gradients["bias_hh"]], add=add)
     elif "bias_ih" in gradients:

@@ -144,7 +144,6 @@ class Module(Formats):
 
     def _build(self, weights: dict[str, Array]) -> None:
         place = place_of(weights)
-        place.check_module(self)
         self._place = place
         self._weights = MappingProxyType(weights)
         self._frozen_as = ""
@@ -221,8 +220,6 @@ class Module(Formats):
         ------
         ValueError
             `device` is neither, or the module is frozen.
-        NotImplementedError
-            An option of the module is not there on CUDA: `layer_norm`, `proj_size`.
         ImportError, RuntimeError
             There is no CuPy, no CUDA build of fusedstep, or no driver.
         """
@@ -254,8 +251,12 @@ class Module(Formats):
         ------
         ValueError
             `weights` is none of these, the module is not float32, or rows are too wide for "int8" (131072).
-        NotImplementedError
-            The module is on CUDA.
+
+        Notes
+        -----
+        On CUDA nothing is packed: "bfloat16" and "int8" round as here, and save neither memory nor time. CuPy's arrays
+        have no read-only flag: optimizers raise, and so does what else of this library would write there; writes by
+        CuPy, or by a graph that was captured before, pass, and show in no call before `unfreeze`.
         """
         form = self._packing(weights)
         for layer in self._layers:
@@ -599,8 +600,6 @@ class Module(Formats):
         ------
         ValueError
             The module is bidirectional, or an argument is none of these.
-        NotImplementedError
-            The module is on CUDA, and `weights` asks for others than its own.
 
         Notes
         -----

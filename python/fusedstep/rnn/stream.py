@@ -88,17 +88,12 @@ class Stream:
         float
             max abs(h - h of the module's weights in full) / max abs(the latter), of the last layer; 0 where x is empty.
 
-        Raises
-        ------
-        NotImplementedError
-            The module is on CUDA.
-
         Notes
         -----
-        The module's weights are taken as they are now, the stream's as they were when it was made.
+        The module's weights are taken as they are now, the stream's as they were when it was made. On CUDA each step
+        waits for the GPU.
         """
-        if self._module.device == "cuda":
-            raise NotImplementedError("quantization_error: not there on CUDA")
+        place = self._module._place
         states = self.state if isinstance(self.state, tuple) else (self.state,)
         x = self._module._array(x, "x")
         B, inputs = states[0].shape[1], self._module.input_size
@@ -107,13 +102,13 @@ class Stream:
         module = type(self._module)(
             **{**self._module._arguments(), "batch_first": False, "dropout": 0.0}, dtype=x.dtype
         )
-        desired, _ = module.load(self._module.weights)(x)
+        desired, _ = module.load(self._module._host_weights()).to(place.name)(x)
         before = [state.copy() for state in states]
         self.reset()
         try:
-            steps = zip(np.ascontiguousarray(x), desired, strict=True)
-            error = max((float(np.abs(self.step(x_t) - h).max()) for x_t, h in steps), default=0.0)
+            steps = zip(place.contiguous(x), place.host(desired), strict=True)
+            error = max((float(np.abs(place.host(self.step(x_t)) - h).max()) for x_t, h in steps), default=0.0)
         finally:
             for state, old in zip(states, before, strict=True):
                 state[...] = old
-        return error and error / float(np.abs(desired).max())
+        return error and error / float(np.abs(place.host(desired)).max())
