@@ -193,9 +193,14 @@ def digests():
     return found
 
 
-@pytest.mark.parametrize("isa", [isa for isa in fusedstep.build_info()["isas"] if isa != fusedstep.build_info()["isa"]])
+OTHERS = [isa for isa in fusedstep.build_info()["isas"] if isa != fusedstep.build_info()["isa"]]
+
+
+@pytest.mark.parametrize("isa", OTHERS or [None])
 def test_instruction_sets_agree(isa):
     """Also where results are subnormal or overflow: AVX-512 scales by an instruction, others by two products."""
+    if isa is None:
+        pytest.skip("one instruction set alone was built")
     process = subprocess.run(
         [sys.executable, "-m", "test_math"],
         cwd=Path(__file__).parent,
