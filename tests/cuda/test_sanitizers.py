@@ -30,6 +30,20 @@ def test_memory_is_accessed_within_bounds():
     assert " passed" in done.stdout
 
 
+# The tests of the module: all kernels, with every cell and type.
+OF_THE_MODULE = ("custom_losses", "dispatch", "losses", "optimizers", "profile", "rnn_cells", "rnn_frozen", "rnn_int8")
+OF_THE_MODULE += ("rnn_kernels", "rnn_lean", "rnn_noise", "rnn_norm", "rnn_sequences", "rnn_stream")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OF_THE_MODULE)
+def test_the_module_accesses_memory_within_bounds(name):
+    """A file of tests, whole: the kernels, the bindings and the runtime are instrumented, Python is not."""
+    done = run("address", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/cuda/test_{name}.py")
+    assert not done.returncode, done.stdout + done.stderr
+    assert " passed" in done.stdout
+
+
 @pytest.mark.parametrize("part", ["updates", "norms"])
 def test_threads_do_not_race(part):
     done = run("thread", "-m", "tests.cuda.optim_launches", "thread", part, few_rules())
