@@ -5,12 +5,12 @@ import itertools
 import fusedstep
 import numpy as np
 import pytest
+from digests import assert_same_under
 from fusedstep.rnn import CELLS
 from hypothesis import given
 from hypothesis import strategies as st
 
 from .cells import DTYPES, arrays_of, assert_same_bits, digest, draw, structured
-from .digests import assert_same_under
 
 kinds = pytest.mark.parametrize("kind", CELLS)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
@@ -171,7 +171,7 @@ def own_digest():
 
 @pytest.mark.parametrize("isa", fusedstep.build_info()["isas"])
 def test_instruction_sets_agree(isa, own_digest):
-    assert_same_under("cells", isa, own_digest)
+    assert_same_under("rnn.cells", isa, own_digest)
 
 
 def test_digest_tells_results_apart(own_digest):

@@ -6,12 +6,12 @@ from dataclasses import replace
 import fusedstep
 import numpy as np
 import pytest
+from digests import assert_same_under
 from fusedstep.rnn import CELLS
 from hypothesis import given
 from hypothesis import strategies as st
 
 from .cells import DTYPES, STATES, arrays_of, assert_same_bits, structured
-from .digests import assert_same_under
 from .sequences import DIGEST_CASES, MODULES, REFERENCES, cell_kind, digest, draw, mirror, thread_count
 
 kinds = pytest.mark.parametrize("kind", MODULES)
@@ -304,7 +304,7 @@ def own_digest():
 
 @pytest.mark.parametrize("isa", fusedstep.build_info()["isas"])
 def test_instruction_sets_agree(isa, own_digest):
-    assert_same_under("sequences", isa, own_digest)
+    assert_same_under("rnn.sequences", isa, own_digest)
 
 
 def test_digest_tells_results_apart(own_digest):

@@ -8,9 +8,9 @@ from functools import partial
 import fusedstep
 import numpy as np
 import pytest
+from digests import assert_same_under
 
 from .cells import STATES, arrays_of
-from .digests import assert_same_under
 from .sequences import MODULES, draw, loop_forward, thread_count
 
 FLOAT = np.float32
@@ -124,7 +124,7 @@ def own_digest():
 
 @pytest.mark.parametrize("isa", fusedstep.build_info()["isas"])
 def test_instruction_sets_agree(isa, own_digest):
-    assert_same_under("test_sequence_int8", isa, own_digest)
+    assert_same_under("rnn.test_sequence_int8", isa, own_digest)
 
 
 def test_digest_tells_results_apart(own_digest):
