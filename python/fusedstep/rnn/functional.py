@@ -5,9 +5,10 @@ from typing import Any
 
 from fusedstep.rnn._base import Gradients
 from fusedstep.rnn._formats.torch import read_torch, torch_names
-from fusedstep.rnn._module import Given, Module
+from fusedstep.rnn._module import Module
 from fusedstep.rnn._places import place_of
 from fusedstep.rnn._tape import SequenceTape
+from fusedstep.rnn._weighted import Given
 from fusedstep.rnn.sequence import GRU, LSTM
 
 
