@@ -26,6 +26,7 @@ FLOAT32_RATE = (
 )
 BARRIER = 1.5e-6  # seconds of a barrier over the grid: an assumption
 
+MODELLED = 1 << 20  # elements, or units of rows, of a launch in the table of kernels
 FORMATS = ("float32", "float64", "float16", "bfloat16")
 
 
@@ -213,16 +214,16 @@ def titled(name: str) -> str:
     return f"`{short.replace(' >', '>')}`"
 
 
-def bytes_an_element(kernel: machine_code.Kernel) -> str:
-    """Of an update without zeroing; of a norm; of a recurrent step's unit with every option, at most."""
+def bytes_an_element(kernel: machine_code.Kernel) -> tuple[str, int]:
+    """Of an update without zeroing; of a norm; of a recurrent step's unit with every option, at most; 0 of others."""
     if kernel.name.startswith("update_kernel"):
         moved = kernel.traffic()
-        return f"{min(moved[frozenset({16})]):.0f}" if moved else ""
+        return "", int(min(moved[frozenset({16})])) if moved else 0
     if match := re.fullmatch(r"square_sums_kernel<(\w+)>", kernel.name):
-        return str({"float": 4, "double": 8}.get(match[1], 2))  # each element is read once
+        return "", {"float": 4, "double": 8}.get(match[1], 2)  # each element is read once
     if re.match(r"(reset_|reset_backward_|(normed_)?forward_|(normed_)?backward_)kernel", kernel.name):
-        return f"≤ {kernel.moved}"
-    return ""
+        return "≤ ", kernel.moved
+    return "", 0
 
 
 def shown(name: str) -> bool:
@@ -244,9 +245,11 @@ def kernel_table(path: Path) -> str:
             if name.startswith("sweep"):  # its shared memory leaves room for one block
                 share = occupancy(target, bounds[name].threads, kernel.registers, LIMITS[target].shared // 2)
             line.append(f"{kernel.registers}, {share:.0%}")
-        lines.append([*line, bytes_an_element(by_name[name, 90])])
+        most, size = bytes_an_element(by_name[name, 90])
+        model = time(Cost(size * MODELLED, launches=1))
+        lines.append([*line, *((f"{most}{size}", f"{most}{model}") if size else ("", ""))])
     (compiler,) = {kernel.compiler for kernel in found}
-    head = ["kernel", "threads", *(f"sm_{target}" for target in TARGETS), "bytes"]
+    head = ["kernel", "threads", *(f"sm_{target}" for target in TARGETS), "bytes", "model"]
     return f"Compiled by nvcc {compiler}. Registers a thread, and occupancy.\n\n{table(head, lines)}"
 
 
