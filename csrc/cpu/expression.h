@@ -10,6 +10,7 @@
 #include "cpu/operand.h"
 #include "cpu/simd.h"
 #include "cpu/steps.h"
+#include "cpu/stream.h"
 #include "cpu/sums.h"
 #include "cpu/threads.h"
 
@@ -163,15 +164,15 @@ template <class T>
 void evaluate(const ExpressionCall& call, std::size_t begin, std::size_t end) {
   const auto whole = [](std::size_t n) { return (n + kGroup<T> - 1) / kGroup<T> * kGroup<T>; };
   const std::size_t block_size = expression_block(call.by_row, call.C, sizeof(T));
-  // Rows are chunks of their own. Otherwise a chunk ends a block, or is small where its inputs are copied, and what is
-  // left of whole groups and terms of a sum is one more.
+  // Rows are chunks of their own. Otherwise a chunk ends a block, or is small where its inputs are copied or its
+  // results wait in L1 to be streamed, and what is left of whole groups and terms of a sum is one more.
   const bool copied = std::any_of(call.inputs, call.inputs + call.n_inputs,
                                   [](const Operand& input) { return !uniform(input) && !flat(input); });
+  const bool streamed = std::any_of(call.outputs, call.outputs + call.n_outputs,
+                                    [](const ExpressionOutput& output) { return output.stream; });
   constexpr std::size_t small = kChunkBytes / sizeof(T), grain = std::max<std::size_t>(kGroup<T>, Sum::lanes);
-  const std::size_t chunk = call.by_row || !copied ? block_size : small;
-  const std::size_t room_of_chunk = whole(call.by_row ? chunk
-                                          : copied    ? small
-                                                      : grain),
+  const std::size_t chunk = call.by_row || !(copied || streamed) ? block_size : small;
+  const std::size_t room_of_chunk = whole(call.by_row || chunk == small ? chunk : grain),
                     room_of_rows = whole(call.by_row ? chunk / std::max<std::size_t>(call.C, 1) : 0);
 
   const int first_uniform = call.n_inputs, first_register = first_uniform + call.n_uniforms;
@@ -211,7 +212,7 @@ void evaluate(const ExpressionCall& call, std::size_t begin, std::size_t end) {
       for (int i = 0; i < call.n_outputs; ++i) {
         const ExpressionOutput& output = call.outputs[i];
         const std::size_t size = output.rows ? rows : n, at = (output.rows ? row : first) - output.first;
-        const bool direct = output.data && size % kGroup<T> == 0;
+        const bool direct = output.data && !output.stream && size % kGroup<T> == 0;
         slot[first_output + i] = direct ? static_cast<T*>(output.data) + at : own(first_output + i);
         if (direct && !output.rows) ahead.add(slot[first_output + i], std::min(call.n, end * block_size) - first);
       }
@@ -222,13 +223,16 @@ void evaluate(const ExpressionCall& call, std::size_t begin, std::size_t end) {
         const std::size_t size = output.rows ? rows : n, at = (output.rows ? row : first) - output.first;
         const T* const from = slot[first_output + i];
         if (output.sums && !steps.accumulated(first_output + i)) sums[i].add(from, size);
-        if (output.data && from == own(first_output + i))
+        if (output.stream)
+          stream_copy(static_cast<T*>(output.data) + at, from, size);
+        else if (output.data && from == own(first_output + i))
           std::memcpy(static_cast<T*>(output.data) + at, from, size * sizeof(T));
       }
     }
     for (int i = 0; i < call.n_outputs; ++i)
       if (call.outputs[i].sums) call.outputs[i].sums[block] = sums[i].total();
   }
+  if (streamed) end_of_stream();
 }
 
 }  // namespace fusedstep::ISA
