@@ -29,29 +29,6 @@ void expand_rows(T* to, const T* from, std::size_t rows, std::size_t C) {
   for (std::size_t r = 0; r < rows; ++r) std::fill_n(to + r * C, C, from[r]);
 }
 
-// Where results go a little later: their lines are fetched meanwhile, which takes 0.85 of the time. (What is read next
-// is there without: the hardware sees it coming.)
-template <class T>
-class Ahead {
- public:
-  static constexpr std::size_t distance = kChunkBytes / sizeof(T);
-
-  // `to`: where the chunk's results go; `n`: elements until the last that is written in order.
-  void add(T* to, std::size_t n) { to_[n_++] = {to, n}; }
-  FN void fetch(std::size_t at) const {
-    for (int i = 0; i < n_; ++i)
-      for (std::size_t j = at + distance; j < std::min(at + distance + kGroup<T>, to_[i].n); j += 64 / sizeof(T))
-        __builtin_prefetch(to_[i].to + j, 1);
-  }
-
- private:
-  struct {
-    T* to;
-    std::size_t n;
-  } to_[kMaxOutputs];
-  int n_ = 0;
-};
-
 // The instructions as steps, and after each run of them, until a loop over rows or the end, an end of steps. Slots are
 // numbered as ExpressionCall has them. With `sums`, whole groups are run: an output that is a sum of elements is added
 // to it by a step, and is stored where it is read.
@@ -101,7 +78,7 @@ class Steps {
   }
 
   // All instructions for one chunk of n elements in so many rows.
-  void run(T* const* slot, std::size_t n, std::size_t rows, const Ahead<T>& ahead) {
+  void run(T* const* slot, std::size_t n, std::size_t rows) {
     Step<T>* step = steps_;
     for (int i = 0; i < call_.n_code; ++i) {
       const Instruction& in = call_.code[i];
@@ -119,11 +96,8 @@ class Steps {
           if (step->run == runs<T>.end) break;
         }
         ++step;
-        const bool whole = first == steps_ && !in.rows;
-        for (std::size_t at = 0, end = in.rows ? rows : n; at < end; at += kGroup<T>) {
-          if (whole) ahead.fetch(at);
+        for (std::size_t at = 0, end = in.rows ? rows : n; at < end; at += kGroup<T>)
           start(first, at, std::make_integer_sequence<int, kVectors>{});
-        }
       }
     }
   }
@@ -208,16 +182,14 @@ void evaluate(const ExpressionCall& call, std::size_t begin, std::size_t end) {
         if (from != own(i) && n % kGroup<T> != 0) std::memcpy(own(i), from, n * sizeof(T));
         slot[i] = n % kGroup<T> != 0 ? own(i) : const_cast<T*>(from);
       }
-      Ahead<T> ahead;
       for (int i = 0; i < call.n_outputs; ++i) {
         const ExpressionOutput& output = call.outputs[i];
         const std::size_t size = output.rows ? rows : n, at = (output.rows ? row : first) - output.first;
         const bool direct = output.data && !output.stream && size % kGroup<T> == 0;
         slot[first_output + i] = direct ? static_cast<T*>(output.data) + at : own(first_output + i);
-        if (direct && !output.rows) ahead.add(slot[first_output + i], std::min(call.n, end * block_size) - first);
       }
       Steps<T>& steps = n % kGroup<T> == 0 ? whole_groups : others;
-      steps.run(slot, n, rows, ahead);
+      steps.run(slot, n, rows);
       for (int i = 0; i < call.n_outputs; ++i) {
         const ExpressionOutput& output = call.outputs[i];
         const std::size_t size = output.rows ? rows : n, at = (output.rows ? row : first) - output.first;
