@@ -18,7 +18,7 @@ namespace fusedstep::ISA {
 template <class T>
 void sum_rows(T* to, const T* from, std::size_t rows, std::size_t C) {
   for (std::size_t r = 0; r < rows; ++r) {
-    Sum sum;
+    LaneSum sum;
     sum.add(from + r * C, C);
     to[r] = T(sum.total());
   }
@@ -63,7 +63,7 @@ class Steps {
   }
 
   // memory: bytes(call.n_code), aligned as a Step. sums: (call.n_outputs), or null.
-  Steps(const ExpressionCall& call, int first_output, Sum* sums, char* memory)
+  Steps(const ExpressionCall& call, int first_output, LaneSum* sums, char* memory)
       : call_(call),
         first_output_(first_output),
         sums_(sums),
@@ -153,7 +153,7 @@ class Steps {
 
   const ExpressionCall& call_;
   const int first_output_;
-  Sum* const sums_;
+  LaneSum* const sums_;
   const bool one_run_;
   Step<T>* const steps_;
   char* const held_;  // (n_code)
@@ -167,7 +167,7 @@ void evaluate(const ExpressionCall& call, std::size_t begin, std::size_t end) {
   // left of whole groups and terms of a sum is one more.
   const bool copied = std::any_of(call.inputs, call.inputs + call.n_inputs,
                                   [](const Operand& input) { return !uniform(input) && !flat(input); });
-  constexpr std::size_t small = kChunkBytes / sizeof(T), grain = std::max<std::size_t>(kGroup<T>, Sum::lanes);
+  constexpr std::size_t small = kChunkBytes / sizeof(T), grain = std::max<std::size_t>(kGroup<T>, LaneSum::lanes);
   const std::size_t chunk = call.by_row || !copied ? block_size : small;
   const std::size_t room_of_chunk = whole(call.by_row ? chunk
                                           : copied    ? small
@@ -190,12 +190,12 @@ void evaluate(const ExpressionCall& call, std::size_t begin, std::size_t end) {
   for (int i = 0; i < first_uniform; ++i)
     if (uniform(call.inputs[i])) elements_of(call.inputs[i], 0, room_of_slot, slot[i]);
 
-  Sum sums[kMaxOutputs];
+  LaneSum sums[kMaxOutputs];
   Steps<T> whole_groups(call, first_output, sums, memory + bytes);
   Steps<T> others(call, first_output, nullptr, memory + bytes + Steps<T>::bytes(call.n_code));
 
   for (std::size_t block = begin; block < end; ++block) {
-    std::fill_n(sums, call.n_outputs, Sum());
+    std::fill_n(sums, call.n_outputs, LaneSum());
     const std::size_t last = std::min(call.n, (block + 1) * block_size);
     for (std::size_t first = block * block_size, n; first < last; first += n) {
       n = std::min(chunk, last - first);

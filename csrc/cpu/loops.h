@@ -49,10 +49,10 @@ void update(const void* prepared, double grad_scale, bool zero, const Tensor& te
 // Sums of blocks [begin, end), in the order of core/norm.h.
 template <class T, class G = T>
 void square_sums(const void* g, std::size_t n, double scale, double* sums, std::size_t begin, std::size_t end) {
-  static_assert(Sum::lanes == kNormLanes);
+  static_assert(LaneSum::lanes == kNormLanes);
   for (std::size_t block = begin; block < end; ++block) {
     const std::size_t first = block * kNormBlock;
-    Sum sum;
+    LaneSum sum;
     sum.add(static_cast<const G*>(g) + first, std::min(kNormBlock, n - first),
             [scale](auto x) __attribute__((always_inline)) {
       x = x * decltype(x)(scale);

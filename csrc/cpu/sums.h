@@ -22,11 +22,11 @@ FN D widen_part(Vec<S> a, [[maybe_unused]] int j) {
   return widen<D>(lanes + j * D::size);
 }
 
-class Sum {
+class LaneSum {
  public:
   static constexpr int lanes = 32;
 
-  Sum() {
+  LaneSum() {
     for (auto& lane : lane_) lane = D(0.0);
   }
   // The terms f(x) of n elements in double, f(0) = 0; all calls but the last add a multiple of 32.
