@@ -32,14 +32,17 @@ struct Group {
     Dtype dtype;
     alignas(double) unsigned char rule[kRuleBytes];
   };
-  std::vector<std::unique_ptr<Prepared>> prepared;
+  std::vector<std::unique_ptr<Prepared>> prepared;  // of which the current step has `in_use`
+  std::size_t in_use = 0;
 
   const void* rule_for(double t, Dtype dtype) {
-    if (prepared.empty() || prepared.back()->t != t || prepared.back()->dtype != dtype) {
-      prepared.push_back(std::make_unique<Prepared>(Prepared{t, dtype, {}}));
-      table(dtype).rules[rule].prepare(hyper.data(), t, prepared.back()->rule);
+    if (in_use == 0 || prepared[in_use - 1]->t != t || prepared[in_use - 1]->dtype != dtype) {
+      if (in_use == prepared.size()) prepared.push_back(std::make_unique<Prepared>());
+      Prepared& next = *prepared[in_use++];
+      next = {t, dtype, {}};
+      table(dtype).rules[rule].prepare(hyper.data(), t, next.rule);
     }
-    return prepared.back()->rule;
+    return prepared[in_use - 1]->rule;
   }
 };
 
@@ -147,10 +150,10 @@ class Plan {
   // Checks every gradient and fills segments_ and present_; None skips its parameter. Returns the number of elements.
   std::size_t take(PyObject* grads, bool zero, Keep& keep) {
     py::tuple values = given_.in_order(grads, parameters_.size());
-    segments_.clear();
-    present_.clear();
-    for (Group& group : groups_) group.prepared.clear();
-    std::size_t elements = 0;
+    std::size_t present = 0, elements = 0;
+    segments_.reserve(parameters_.size());  // the two grow together
+    present_.reserve(parameters_.size());
+    for (Group& group : groups_) group.in_use = 0;
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
       const Parameter& parameter = parameters_[i];
       PyObject* const object = PyTuple_GET_ITEM(values.ptr(), Py_ssize_t(i));
@@ -159,16 +162,34 @@ class Plan {
       if (object == Py_None) continue;
       check_parameter(parameter, i);
       Group& group = groups_[parameter.group];
-      Segment& segment = segments_.emplace_back(parameter.segment);
-      segment.rule = group.rule_for(parameter.steps + 1, parameter.fields.dtype);
-      segment.sign = group.maximize ? -1 : 1;
-      segment.tensor.g = data;
-      present_.push_back(i);
+      Segment& segment = segment_of(i, present++);
+      replace(segment.rule, group.rule_for(parameter.steps + 1, parameter.fields.dtype));
+      replace(segment.sign, group.maximize ? -1.0 : 1.0);
+      replace(segment.tensor.g, static_cast<void*>(data));
       elements += segment.n;
     }
+    segments_.resize(present);
+    present_.resize(present);
     if (!apart_.settled(zero)) apart_.settle(zero, given_);
     keep.push_back(std::move(values));
     return elements;
+  }
+
+  // Segments stay from step to step, and what is as it was is not written: the threads that read them have them in
+  // their caches, and a line that is written must come to them anew, one after the other.
+  Segment& segment_of(std::size_t parameter, std::size_t at) {
+    if (at == segments_.size()) {
+      segments_.push_back(parameters_[parameter].segment);
+      present_.push_back(parameter);
+    } else if (present_[at] != parameter) {
+      segments_[at] = parameters_[parameter].segment;
+      present_[at] = parameter;
+    }
+    return segments_[at];
+  }
+  template <class T>
+  static void replace(T& old, T value) {
+    if (old != value) old = value;
   }
 
   // A record for each rule, dtype and set of hyperparameters that the step had.
