@@ -13,6 +13,7 @@
 #include "python/fastcall.h"
 #include "python/plan.h"
 #include "python/record.h"
+#include "python/step_parts.h"
 
 namespace fusedstep::python {
 namespace {
@@ -194,31 +195,19 @@ class Plan {
 
   // A record for each rule, dtype and set of hyperparameters that the step had.
   [[gnu::noinline, gnu::cold]] void record(const Recording& recording, const StepOptions& options, bool skipped) const {
-    struct Part {
-      const char* rule;
-      Dtype dtype;
-      std::uint32_t used;
-      std::int64_t tensors, elements;
-    };
-    std::vector<Part> parts;
+    StepParts<Dtype> parts;
     for (std::size_t i = 0; i < present_.size(); ++i) {
       const Parameter& parameter = parameters_[present_[i]];
       const Group& group = groups_[parameter.group];
-      const Part part{table().rules[group.rule].name, parameter.fields.dtype, used(group.hyper), 0, 0};
-      auto found = std::find_if(parts.begin(), parts.end(), [&](const Part& p) {
-        return p.rule == part.rule && p.dtype == part.dtype && p.used == part.used;
-      });
-      if (found == parts.end()) found = parts.insert(found, part);
-      ++found->tensors;
-      found->elements += std::int64_t(segments_[i].n);
+      parts.add(table().rules[group.rule].name, parameter.fields.dtype, used(group.hyper), segments_[i].n);
     }
     std::uint32_t bits = options.needs_norm() ? option::norm : 0;
     if (options.zero_grads) bits |= option::zero;
     if (skipped) bits |= option::skipped;
-    for (const Part& part : parts) {
-      recording.add(Kind::optimizer, part.rule, part.dtype, bits | part.used, {part.tensors, part.elements});
-      bits |= option::more;
-    }
+    parts.give(bits,
+               [&](const char* rule, Dtype dtype, std::uint32_t own, std::int64_t tensors, std::int64_t elements) {
+      recording.add(Kind::optimizer, rule, dtype, own, {tensors, elements});
+    });
   }
 
   static bool same(const Py_ssize_t* a, const Py_ssize_t* b, int n) {  // std::equal calls memcmp: 6 ns for two numbers
@@ -271,17 +260,10 @@ void update(const std::string& rule_name, const std::vector<double>& hyper, doub
   const Recording recording;
   const int number = find_rule(update_rules(), rule_name);
   const RuleEntry& rule = table().rules[number];
-  check_hyper(rule, hyper);
-  if (int(objects.size()) != 2 + rule.states || names.size() != objects.size())
-    throw py::value_error(rule_name + ": expected p, g and " + std::to_string(rule.states) + " states");
   Keep keep;
-  std::vector<Array> arrays;
-  const auto name = [&](std::size_t i) { return Name{names[i].c_str()}; };
-  for (std::size_t i = 0; i < objects.size(); ++i) {
-    arrays.push_back(array(objects[i].ptr(), name(i), keep));
-    check_alike(arrays[i], name(i), arrays[0], arrays[0].dtype, i != 1);
-    for (std::size_t j = 0; j < i; ++j) check_no_overlap(arrays[i], name(i), arrays[j], name(j));
-  }
+  const auto arrays = update_arrays(rule, hyper, names, objects, [&](PyObject* object, const Name& name) {
+    return array(object, name, keep);
+  }, [](Dtype dtype) { return dtype; });
   alignas(double) unsigned char prepared[kRuleBytes];
   const RuleEntry& typed = table(arrays[0].dtype).rules[number];
   typed.prepare(hyper.data(), t, prepared);
