@@ -9,7 +9,7 @@ from rich.text import Text
 
 from bench.contenders import CONTENDERS
 from bench.growth import SYMBOLS, Point
-from bench.runner import NUMPY_SLOWERS, OURS, Outcome, Settings, Timing
+from bench.runner import NOISY, NUMPY_SLOWERS, OURS, Outcome, Settings, Timing
 from bench.timing import Spread
 
 TITLES = {
@@ -48,7 +48,7 @@ CAPTIONS = {"cpu": ON_CPU, "cuda": ON_CUDA}
 def duration(spread: Spread) -> str:
     """Format a time and half the distance between its quartiles."""
     scale, unit = next(((s, u) for s, u in ((1, "s"), (1e-3, "ms"), (1e-6, "µs")) if spread.median >= s), (1e-9, "ns"))
-    return f"{number(spread.median / scale)} {unit} ±{(spread.high - spread.low) / 2 / spread.median:.0%}"
+    return f"{number(spread.median / scale)} {unit} ±{spread.relative:.0%}"
 
 
 def number(value: float) -> str:
@@ -78,8 +78,7 @@ def own(outcome: Outcome) -> list[Text]:
     """Return our time, rate, fractions of the ceiling and of the roofline, and the predicted time over it."""
     case, ours = outcome.case, outcome.ours
     rate = "" if ours is None or case.overhead else f"{number(case.work / ours.time.median / 1e9)} {case.unit}"
-    seconds = ours and ours.facts.get("predicted")
-    told = Text(f"predicted × {seconds / ours.time.median:.2f}" if ours and seconds else "")
+    told = Text(f"predicted × {outcome.told.median:.2f}" if outcome.told else "")
     found = [(name, outcome.ratio(name)) for name in ("ceiling", "roofline")]
     share = Text(", ").join(Text(f"{1 / got.median:.0%} of {name}") for name, got in found if got)
     return [time(outcome.timings[OURS]), Text(rate), share, told]
@@ -100,8 +99,7 @@ def relative(outcome: Outcome, name: str) -> Text:
     ratio = outcome.ratio(name)
     if ratio is None:
         return Text()
-    spread = (ratio.high - ratio.low) / 2 / ratio.median
-    return Text(f"× {ratio.median:.3f} ±{spread:.0%}", "" if ratio.median <= 1 else "yellow")
+    return Text(f"× {ratio.median:.3f} ±{ratio.relative:.0%}", "" if ratio.median <= 1 else "yellow")
 
 
 def stack(*texts: Text) -> Text:
@@ -150,15 +148,24 @@ def further_tensor(outcomes: Sequence[Outcome]) -> dict[str, float]:
     }
 
 
-def misses(outcomes: Sequence[Outcome]) -> str:
-    """Name the cases whose predicted time is more than 30 % off; "" where nothing was predicted."""
-    told = {
-        o.case.name: o.ours.facts["predicted"] / o.ours.time.median
-        for o in outcomes
-        if o.ours and o.ours.facts.get("predicted")
-    }
-    off = [f"{name}: {ratio:.2f}" for name, ratio in told.items() if not 1 / 1.3 <= ratio <= 1.3]
-    return "; ".join(off) or "none" * bool(told)
+def within(ratio: float) -> bool:
+    """Tell whether a predicted time is at most 30 % off."""
+    return 1 / 1.3 <= ratio <= 1.3
+
+
+def predictions(outcomes: Sequence[Outcome]) -> str:
+    """Count the cases whose predicted time is within 30 %, and name the others; "" where nothing was predicted."""
+    told = {o.case.name: o.told.median for o in outcomes if o.told}
+    if not told:
+        return ""
+    at_first = [o.ours.facts["predicted_at_first"] / o.ours.time.median for o in outcomes if o.ours and o.told]
+    off = "; ".join(f"{name}: {ratio:.2f}" for name, ratio in told.items() if not within(ratio))
+    return (
+        "Predicted × is what the model of fusedstep.cost tells over our time, round by round; of the machine's figures "
+        "those that it takes were measured in the same rounds, as means, like our time. "
+        f"Within 30 %: {sum(map(within, told.values()))} of {len(told)}{off and f'; further off: {off}'}. "
+        f"With the figures as they were before the first case: {sum(map(within, at_first))} of {len(told)}."
+    )
 
 
 def header(console: Console, machine: dict[str, Any], facts: dict[str, Any], settings: Settings) -> None:
@@ -223,8 +230,10 @@ def show(console: Console, outcomes: Sequence[Outcome], isa: str, device: str = 
         console.print("* pure Python is timed at a size that it can finish, and scaled by the work.")
     if any(outcome.case.targets for outcome in outcomes):
         console.print(f"Targets are for 2 cores with AVX-512; this ran {isa}.")
-    if off := misses(outcomes):
-        console.print(f"Predicted × is what fusedstep.cost told over our time; further than 30 % off: {off}.")
+    if told := predictions(outcomes):
+        console.print(told)
+    if noisy := [o.case.name for o in outcomes if o.noisy]:
+        console.print(f"Of twice as many rounds, as our time varied by more than ±{NOISY:.0%}: {'; '.join(noisy)}.")
     further = further_tensor(outcomes)
     if further:
         each = ", ".join(f"{CONTENDERS[name].title} {number(seconds * 1e9)} ns" for name, seconds in further.items())

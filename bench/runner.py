@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 OURS = "fusedstep"
 NUMPY_SLOWERS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # the workers do without
 MIN_ROUNDS = 3
+NOISY = 0.1  # half the distance between the quartiles, of the median: such a case takes up to twice as many rounds
 
 
 class WorkerError(RuntimeError):
@@ -98,13 +99,15 @@ class Outcome:
     """A case with its timings by contender.
 
     `ceiling` is the seconds of a step at the ceiling, a round each; `roofline` the longer of these and of its
-    arithmetic alone, where that is counted.
+    arithmetic alone, where that is counted. `predicted` is what the cost model tells, a round each, with the figures of
+    the machine that it takes measured in that round.
     """
 
     case: Any
     timings: dict[str, Timing] = field(default_factory=dict)
     ceiling: list[float] = field(default_factory=list)
     roofline: list[float] = field(default_factory=list)
+    predicted: list[float] = field(default_factory=list)
     skipped: str = ""
 
     @property
@@ -126,6 +129,16 @@ class Outcome:
         theirs = limits[to] if to in limits else self.timings[to].samples if to in self.timings else []
         return ratio(self.ours.samples, theirs) if theirs else None
 
+    @property
+    def noisy(self) -> bool:
+        """Whether our samples lie so far apart that more of them are worth their time."""
+        return self.ours is not None and self.ours.time.relative > NOISY
+
+    @property
+    def told(self) -> Spread | None:
+        """Return the predicted time over ours, round by round."""
+        return ratio(self.predicted, self.ours.samples) if self.predicted and self.ours else None
+
     def record(self) -> dict[str, Any]:
         """Return everything as plain numbers."""
         contenders = {}
@@ -136,12 +149,14 @@ class Outcome:
                 row |= {"seconds": asdict(timing.time), "rate": self.case.work / timing.time.median / 1e9}
                 row["ours_over_this"] = relative and asdict(relative)
             contenders[name] = row
-        limits: dict[str, Any] = {"ceiling": None, "roofline": None}
+        limits: dict[str, Any] = {"ceiling": None, "roofline": None, "predicted": None}
         for name, samples in (("ceiling", self.ceiling), ("roofline", self.roofline)):
             if samples and (relative := self.ratio(name)):
                 limit = Spread.of(samples)
                 found = {"seconds": asdict(limit), "rate": self.case.work / limit.median / 1e9, "samples": samples}
                 limits[name] = {**found, "fraction": asdict(relative.inverse())}
+        if self.told:
+            limits["predicted"] = {"samples": self.predicted, "over_ours": asdict(self.told)}
         case = self.case
         about = {key: getattr(case, key) for key in ("name", "group", "table", "method", "work", "unit", "every")}
         measured = {"skipped": self.skipped, **limits, "contenders": contenders}
@@ -231,7 +246,9 @@ class Runner:
             for name in batch:
                 if report := self._finish(name, outcome.timings[name]):
                     outcome.timings[name] = Timing(**report)
-        for i in range(self.settings.rounds):
+        for i in range(2 * self.settings.rounds):
+            if i >= self.settings.rounds and not outcome.noisy:
+                break
             tick(f"round {i + 1}")
             self._round(i, outcome)
         for name in names:
@@ -261,6 +278,8 @@ class Runner:
             if (seconds := self._ask(name, timing, "sample", self.settings.sample)) is None:
                 continue
             timing.samples.append(seconds)
+            if name == OURS and (told := self._ask(name, timing, "predicted", self.settings.sample)):
+                outcome.predicted.append(told)
             if name == OURS and (limit := self._ask(name, timing, "ceiling", self.settings.sample)):
                 outcome.ceiling.append(limit)
                 if computing := self._ask(name, timing, "computing", self.settings.sample):

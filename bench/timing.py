@@ -70,6 +70,11 @@ class Spread:
         low, median, high = np.quantile(np.asarray(samples), (0.25, 0.5, 0.75))
         return cls(float(median), float(low), float(high))
 
+    @property
+    def relative(self) -> float:
+        """Half the distance between the quartiles, of the median."""
+        return (self.high - self.low) / 2 / self.median
+
     def inverse(self) -> "Spread":
         return Spread(1 / self.median, 1 / self.high, 1 / self.low)
 

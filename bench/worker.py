@@ -59,9 +59,9 @@ def serve(connection: Connection, contender: Contender) -> None:
         elif request == "sample":
             assert job
             connection.send(job.sampler.sample(argument) * job.scale)
-        elif request in ("ceiling", "computing"):
+        elif request in ("ceiling", "computing", "predicted"):
             assert job
-            limit = job.step.ceiling if request == "ceiling" else job.step.computing
+            limit = getattr(job.step, request)
             connection.send(limit(argument) if limit else None)
         elif request == "memory":
             connection.send(memory.of_step(contender, argument))

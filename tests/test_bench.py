@@ -12,11 +12,13 @@ import fusedstep
 import numpy as np
 import pytest
 from fusedstep.optim import OPTIMIZERS
+from fusedstep.profiler import kernels
 
-from bench import cases, growth, inputs, losses, memory, roofline, rows
+from bench import cases, growth, inputs, losses, memory, prediction, roofline, rows
 from bench.contenders import CONTENDERS
 from bench.runner import OURS, Outcome, Runner, Settings, Timing, Worker, WorkerError
 from bench.timing import Sampler, Spread, ratio
+from tests.profiler.conftest import machine_of
 
 ROOT = Path(__file__).parent.parent
 QUICK = Settings(threads=1, sample=0.001, rounds=3, budget=0.01)
@@ -115,14 +117,56 @@ def test_predictions_that_are_far_off_are_named():
     pytest.importorskip("rich", reason="the tables need rich")
     from bench import report
 
-    def outcome(case, **facts):
-        return Outcome(case, {OURS: Timing(samples=[1.0, 1.0, 1.0], facts=facts)})
+    def outcome(case, *predicted, at_first=1.0):
+        timing = Timing(samples=[1.0, 2.0, 1.0], facts={"predicted_at_first": at_first})
+        return Outcome(case, {OURS: timing}, predicted=list(predicted))
 
     first, second = ALL_CASES[:2]
-    assert report.misses([outcome(first)]) == ""
-    assert report.misses([outcome(first, predicted=1.25), outcome(second, predicted=0.8)]) == "none"
-    assert report.misses([outcome(first, predicted=1.25), outcome(second, predicted=0.5)]) == f"{second.name}: 0.50"
-    assert [text.plain for text in report.own(outcome(first, predicted=1.25))][-1] == "predicted × 1.25"
+    assert report.predictions([outcome(first)]) == ""
+    good = outcome(first, 1.25, 2.5, 1.25)  # the second round was slow, and its prediction said so
+    assert good.told == Spread(1.25, 1.25, 1.25)
+    assert good.record()["predicted"]["over_ours"]["median"] == 1.25
+    text = report.predictions([good, outcome(second, 0.8, 1.6, 0.8, at_first=2.0)])
+    assert "Within 30 %: 2 of 2. " in text
+    assert "before the first case: 1 of 2." in text
+    text = report.predictions([good, outcome(second, 0.5, 1.0, 0.5)])
+    assert f"Within 30 %: 1 of 2; further off: {second.name}: 0.50." in text
+    assert [text.plain for text in report.own(good)][-1] == "predicted × 1.25"
+
+
+def test_predictions_take_the_figures_that_they_depend_on_and_no_others(monkeypatch):
+    machine = machine_of()
+    monkeypatch.setattr(fusedstep, "machine", lambda: machine, raising=False)
+    prediction.meter_of.cache_clear()
+    case = cases.OptimCase("adam", (), shapes=((25_000_000,),))
+    told = prediction.Prediction(case)
+    assert told.figures == [("bandwidth", "memory", "update", "all")]
+    assert told.at_first == prediction.predicted(case, machine)
+    asked = []
+
+    def measure(_, figure, seconds, timer):
+        assert timer is kernels.mean
+        asked.append((figure, seconds))
+        return 2 * machine.bandwidth["memory"]["update"].all
+
+    monkeypatch.setattr(prediction.Meter, "measure", measure)
+    assert told.sample(0.5) == pytest.approx(told.at_first / 2, rel=0.01)  # twice as fast now
+    assert asked == [(told.figures[0], 0.5)]
+    prediction.meter_of.cache_clear()
+
+
+@pytest.mark.parametrize(("samples", "rounds"), [([1.0], 3), ([1.0, 1.05], 3), ([1.0, 2.0], 6)])
+def test_noisy_cases_take_up_to_twice_as_many_rounds(samples, rounds, monkeypatch):
+    taken = []
+
+    def round_of(_, i, outcome):
+        outcome.timings[OURS].samples.append(samples[i % len(samples)])
+        taken.append(i)
+
+    monkeypatch.setattr(Runner, "_round", round_of)
+    with Runner(QUICK) as runner:
+        runner.measure(cases.CellCase("gru", (), size=4), lambda _: None)
+    assert taken == list(range(rounds))
 
 
 # Checks.
@@ -272,7 +316,7 @@ def test_failure_is_one_cases_alone():
         assert failed.record()["roofline"] is None
         after = runner.measure(cases.CellCase("gru", ("numpy",), size=4), lambda _: None)
         assert after.correct
-        assert len(after.ours.samples) == QUICK.rounds
+        assert QUICK.rounds <= len(after.ours.samples) <= 2 * QUICK.rounds
         assert after.ratio("numpy").median > 0
 
 

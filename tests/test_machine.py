@@ -38,13 +38,14 @@ def test_every_level_stream_and_dtype_has_a_rate():
     assert list(m.bandwidth) == LEVELS
     assert list(m.peak) == ["float32", "float64"]
     rates = [rate for streams in m.bandwidth.values() for rate in streams.values()] + list(m.peak.values())
-    assert len(rates) == 14
+    assert len(rates) == 18
+    rates += m.rates.values()
     assert all(rate.one > 0 and rate.all > 0 for rate in rates)
     assert set(m.caches) == {"L1", "L2", "L3"}
     assert list(m.calls) == list(kernels.CALLS)
     assert list(m.rates) == list(kernels.RATES)
-    assert all(seconds > 0 for seconds in (*m.calls.values(), *m.rates.values()))
-    assert (m.region > 0) == (m.threads > 1)
+    assert all(seconds > 0 for seconds in m.calls.values())
+    assert (m.region > 0) == (m.barrier > 0) == (m.threads > 1)
     assert m.caches["L1"] < m.caches["L2"] < m.caches["L3"]
 
 
@@ -115,6 +116,6 @@ def test_command_prints_the_table(tmp_path):
     lines = result.stdout.splitlines()
     assert [line.split()[0] for line in lines[3:7]] == LEVELS
     assert lines[9].startswith("fused multiply-adds")
-    assert all(len(line.split(" / ")) == 4 for line in lines[3:7])
+    assert all(len(line.split(" / ")) == 5 for line in lines[3:7])
     assert all(any(line.startswith(f"smallest {name}") for line in lines) for name in kernels.CALLS)
-    assert all(any(line.startswith(f"{name}, one thread") for line in lines) for name in kernels.RATES)
+    assert all(any(line.startswith(f"{name}, one thread / all") for line in lines) for name in kernels.RATES)

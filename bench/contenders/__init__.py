@@ -65,6 +65,7 @@ class Step:
     rounding: float = 0.0  # what rounded weights may add to the error
     ceiling: Callable[[float], float] | None = None  # from seconds to sample, to the seconds of a step at the ceiling
     computing: Callable[[float], float] | None = None  # likewise, of its arithmetic alone
+    predicted: Callable[[float], float] | None = None  # likewise, as the cost model tells with ceilings measured now
     facts: dict[str, Any] = field(default_factory=dict)  # what else is worth a line
 
 

@@ -16,7 +16,7 @@ from fusedstep.optim import OPTIMIZERS
 from bench import contenders, inputs, losses, roofline
 from bench.cases import AnyCase, CellCase, LossCase, OptimCase, RnnCase, SequenceCase, StreamCase
 from bench.contenders import Array, Step
-from bench.prediction import predicted
+from bench.prediction import Prediction, predicted
 from bench.timing import Sampler
 
 HUGE_PAGE = 2 << 20
@@ -95,14 +95,15 @@ class Contender(contenders.Contender):
         """Return a module or a cell that is where the arrays are."""
         return module
 
-    def predicted(self, case: AnyCase) -> float | None:
-        """Return the seconds that the cost model tells."""
-        return predicted(case)
+    def predict(self, case: AnyCase) -> Prediction | None:
+        """Return what the cost model tells, where it does."""
+        return Prediction(case) if predicted(case, fusedstep.machine()) is not None else None
 
     def prepare(self, case: AnyCase) -> Step:
         step = super().prepare(case)
-        if (seconds := self.predicted(case)) is not None:
-            step.facts["predicted"] = seconds
+        if (prediction := self.predict(case)) is not None:
+            step.predicted = prediction.sample
+            step.facts |= {"predicted_at_first": prediction.at_first, "predicted_by": prediction.figures}
         return step
 
     def optim(self, case: OptimCase) -> Step:

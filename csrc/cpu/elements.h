@@ -31,7 +31,7 @@ void elements(const void* prepared, const ElementsCall& call, std::size_t begin,
   alignas(64) T room[Chunks<T>::size], slopes[Chunks<T>::size];
 
   for (std::size_t block = begin; block < end; ++block) {
-    Sum sum;
+    LaneSum sum;
     const std::size_t last = std::min(call.n, (block + 1) * kLossBlock);
     for (std::size_t first = block * kLossBlock, n; first < last; first += n) {
       n = std::min(Chunks<T>::size, last - first);

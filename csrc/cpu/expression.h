@@ -19,7 +19,7 @@ namespace fusedstep::ISA {
 template <class T>
 void sum_rows(T* to, const T* from, std::size_t rows, std::size_t C) {
   for (std::size_t r = 0; r < rows; ++r) {
-    Sum sum;
+    LaneSum sum;
     sum.add(from + r * C, C);
     to[r] = T(sum.total());
   }
@@ -41,7 +41,7 @@ class Steps {
   }
 
   // memory: bytes(call.n_code), aligned as a Step. sums: (call.n_outputs), or null.
-  Steps(const ExpressionCall& call, int first_output, Sum* sums, char* memory)
+  Steps(const ExpressionCall& call, int first_output, LaneSum* sums, char* memory)
       : call_(call),
         first_output_(first_output),
         sums_(sums),
@@ -128,7 +128,7 @@ class Steps {
 
   const ExpressionCall& call_;
   const int first_output_;
-  Sum* const sums_;
+  LaneSum* const sums_;
   const bool one_run_;
   Step<T>* const steps_;
   char* const held_;  // (n_code)
@@ -144,7 +144,7 @@ void evaluate(const ExpressionCall& call, std::size_t begin, std::size_t end) {
                                   [](const Operand& input) { return !uniform(input) && !flat(input); });
   const bool streamed = std::any_of(call.outputs, call.outputs + call.n_outputs,
                                     [](const ExpressionOutput& output) { return output.stream; });
-  constexpr std::size_t small = kChunkBytes / sizeof(T), grain = std::max<std::size_t>(kGroup<T>, Sum::lanes);
+  constexpr std::size_t small = kChunkBytes / sizeof(T), grain = std::max<std::size_t>(kGroup<T>, LaneSum::lanes);
   const std::size_t chunk = call.by_row || !(copied || streamed) ? block_size : small;
   const std::size_t room_of_chunk = whole(call.by_row || chunk == small ? chunk : grain),
                     room_of_rows = whole(call.by_row ? chunk / std::max<std::size_t>(call.C, 1) : 0);
@@ -165,12 +165,12 @@ void evaluate(const ExpressionCall& call, std::size_t begin, std::size_t end) {
   for (int i = 0; i < first_uniform; ++i)
     if (uniform(call.inputs[i])) elements_of(call.inputs[i], 0, room_of_slot, slot[i]);
 
-  Sum sums[kMaxOutputs];
+  LaneSum sums[kMaxOutputs];
   Steps<T> whole_groups(call, first_output, sums, memory + bytes);
   Steps<T> others(call, first_output, nullptr, memory + bytes + Steps<T>::bytes(call.n_code));
 
   for (std::size_t block = begin; block < end; ++block) {
-    std::fill_n(sums, call.n_outputs, Sum());
+    std::fill_n(sums, call.n_outputs, LaneSum());
     const std::size_t last = std::min(call.n, (block + 1) * block_size);
     for (std::size_t first = block * block_size, n; first < last; first += n) {
       n = std::min(chunk, last - first);

@@ -2,8 +2,9 @@
 // one Table.
 #include "core/math.h"
 #include "core/table.h"
+#include "cpu/cell.h"
+#include "cpu/cell_back.h"
 #include "cpu/loops.h"
-#include "cpu/rnn.h"
 #include "cpu/sequence.h"
 #include "cpu/sequence_back.h"
 #include "cpu/sequence_gradients.h"

@@ -12,6 +12,7 @@
 #include "core/philox.h"
 #include "core/table.h"
 #include "cpu/simd.h"
+#include "cpu/sums.h"
 
 namespace fusedstep::ISA {
 
@@ -45,34 +46,19 @@ void update(const void* prepared, double grad_scale, bool zero, const Tensor& te
   run(std::make_index_sequence<std::size_t(Rule<T>::states)>{});
 }
 
-// Sums of blocks [begin, end), in the order of core/norm.h. The tail of the last block counts as zeros.
+// Sums of blocks [begin, end), in the order of core/norm.h.
 template <class T, class G = T>
 void square_sums(const void* g, std::size_t n, double scale, double* sums, std::size_t begin, std::size_t end) {
-  using D = Vec<double>;
-  constexpr int kLanes = kNormLanes, m = kLanes / D::size;
+  static_assert(LaneSum::lanes == kNormLanes);
   for (std::size_t block = begin; block < end; ++block) {
-    const G* const x = static_cast<const G*>(g) + block * kNormBlock;
-    const std::size_t size = block * kNormBlock + kNormBlock <= n ? kNormBlock : n - block * kNormBlock;
-    D lanes[m];
-    for (auto& lane : lanes) lane = D(0.0);
-    const auto add = [&](const G* from) __attribute__((always_inline)) {
-      for (int j = 0; j < m; ++j) {
-        const D wide = widen<D>(from + j * D::size) * D(scale);
-        lanes[j] = lanes[j] + wide * wide;
-      }
-    };
-    std::size_t at = 0;
-    for (; at + kLanes <= size; at += kLanes) add(x + at);
-    if (at < size) {
-      G rest[kLanes] = {};
-      for (std::size_t j = at; j < size; ++j) rest[j - at] = x[j];
-      add(rest);
-    }
-    double folded[kLanes];
-    for (int j = 0; j < m; ++j) store(folded + j * D::size, lanes[j]);
-    for (int half = kLanes / 2; half; half /= 2)
-      for (int j = 0; j < half; ++j) folded[j] += folded[j + half];
-    sums[block] = folded[0];
+    const std::size_t first = block * kNormBlock;
+    LaneSum sum;
+    sum.add(static_cast<const G*>(g) + first, std::min(kNormBlock, n - first),
+            [scale](auto x) __attribute__((always_inline)) {
+      x = x * decltype(x)(scale);
+      return x * x;
+    });
+    sums[block] = sum.total();
   }
 }
 

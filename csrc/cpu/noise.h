@@ -57,6 +57,13 @@ class Stays {
     for (int i = 0; i < 2; ++i) of[i] = draws_.drawn(zoneout_word(noise, row) + i, noise.zoneout[i]);
   }
 
+  // The gradient of a state after zoneout, in two parts: what the cell passes on, and what stayed.
+  FN void split(int state, Vec<T>& d, Vec<T>& stayed) const {
+    const Vec<T> zero(T(0)), all = d;
+    d = select(of[state], zero, all);
+    stayed = select(of[state], all, zero);
+  }
+
   Bits<Vec<T>> of[2];
 
  private:

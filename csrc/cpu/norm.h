@@ -122,6 +122,14 @@ FN void norm_moments(const RowSums& to, std::size_t row, std::size_t unit, At at
   });
 }
 
+// f(row, unit) for the blocks of units in panels [first, last), `width` units wide, of the first `rows` rows.
+template <class F>
+FN void each_norm_block(const RowSums& of, std::size_t rows, std::size_t first, std::size_t last, std::size_t width,
+                        F f) {
+  for (std::size_t row = 0; row < rows; ++row)
+    for (std::size_t unit = first * width; unit < std::min(of.H, last * width); unit += kNormUnits) f(row, unit);
+}
+
 // Norms first … last-1 of the rows of pairs from `pair` on, to the tape.
 template <class Cell, class T>
 void store_statistics(const Sweep& sweep, std::size_t pair, std::size_t rows, int first, int last,
@@ -129,15 +137,6 @@ void store_statistics(const Sweep& sweep, std::size_t pair, std::size_t rows, in
   for (std::size_t row = 0; row < rows; ++row)
     for (int i = 2 * first; i < 2 * last; ++i)
       as<T>(sweep.statistics)[(pair + row) * 2 * kNorms<Cell> + std::size_t(i)] = from.at(i / 2, i % 2)[row];
-}
-
-// What backward needs of a pair's gates, to the tape.
-template <class Cell, class V>
-FN void store_saved(const Sweep& sweep, std::size_t pair, std::size_t unit, const V* a, const V* normalized) {
-  using T = typename Cell::Scalar;
-  T* const to = as<T>(sweep.saved) + pair * std::size_t(Cell::saved) * sweep.H + unit;
-  for (int j = 0; j < Cell::saved; ++j)
-    store_some(to + std::size_t(j) * sweep.H, j < Cell::values ? a[j] : normalized[j - Cell::values], sweep.H - unit);
 }
 
 // The accumulators a become gain·x̂ + bias, x̂ being what they are normalised. `panel` is the units' packed one.

@@ -88,7 +88,7 @@ void replay_norms(const Team& team, const Sweep& sweep, std::size_t begin, std::
       for (std::size_t j = 0; j < A; ++j) a[j] = load_some<T>(raw + j * H + unit, H - unit);
       normalize<Cell>(statistics, 0, as<T>(sweep.weights.packed) + unit / N * layout.size(), a, normalized);
       Cell::forward(a, s, static_cast<const V*>(nullptr));
-      store_saved<Cell>(sweep, pair, unit, a, normalized);
+      store_saved<Cell>(sweep.saved, pair, H, unit, a, normalized);
       store_some(next_c + unit, s[1], H - unit);
     }
     if constexpr (of_gates < all) {
@@ -147,10 +147,8 @@ FN Vec<T> new_c(const Pairs<T>& pairs, std::size_t step, std::size_t row, std::s
   const std::size_t pair = pairs.number(step, row), H = sweep.H, lanes = H - unit;
   if (!has_zoneout(sweep.noise.zoneout)) return load_some<T>(as<T>(sweep.states) + pair * H + unit, lanes);
   Vec<T> a[Cell::values], s[Cell::states];
-  for (std::size_t j = 0; j < std::size_t(Cell::values); ++j)
-    a[j] = load_some<T>(as<T>(sweep.saved) + (pair * Cell::saved + j) * H + unit, lanes);
-  const T* const c = pairs.previous_c(step, row);
-  s[1] = c ? load_some<T>(c + unit, lanes) : Vec<T>(T(0));
+  load_saved<Cell, Cell::values>(sweep.saved, pair, H, unit, a);
+  s[1] = pairs.previous_c(step, row, unit);
   return Cell::next_c(a, s);
 }
 

@@ -89,7 +89,7 @@ void add_elements(const void* elements, std::size_t begin, std::size_t n, const 
   double* const to = static_cast<double*>(const_cast<void*>(operand.data));
   for_runs(operand, begin, n, [&](std::ptrdiff_t at, std::ptrdiff_t stride, std::size_t done, std::size_t count) {
     if (stride == 0) {
-      Sum sum;
+      LaneSum sum;
       sum.add(from + done, count);
       to[at] += sum.total();
     } else {

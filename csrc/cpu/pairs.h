@@ -62,6 +62,10 @@ struct Pairs {
     if (reset(step, row)) return nullptr;
     return step ? as<T>(sweep.states) + number(step - 1, row) * sweep.H : row_of(sweep.state[1], row, sweep.H);
   }
+  FN Vec<T> previous_c(std::size_t step, std::size_t row, std::size_t unit) const {
+    const T* const c = previous_c(step, row);
+    return c ? load_some<T>(c + unit, sweep.H - unit) : Vec<T>(T(0));
+  }
   // The inputs of at most kRowBlock consecutive pairs, packed for weights of this storage.
   void pack_x(std::size_t begin, std::size_t end, Storage storage, T* to) const {
     const T* rows[kRowBlock];
@@ -71,6 +75,13 @@ struct Pairs {
         return quantize_each_row(end - begin, sweep.I, to, [&](std::size_t i) { return rows[i]; });
     pack_each_row(end - begin, sweep.I, to, [&](std::size_t i) { return rows[i]; });
   }
+};
+
+// A vector of a row's units, from `unit` on. The row is the r-th of a block of `rows` rows that begins with row0.
+struct Spot {
+  std::size_t row0, rows, r, unit;
+
+  std::size_t row() const { return row0 + r; }
 };
 
 // The rows of a batch in blocks that share a pass over a panel, each packed in k-blocks: where a row's elements lie.
@@ -86,11 +97,11 @@ struct RowBlocks {
     for (std::size_t block = 0; block < count() && begin(block) < active; ++block)
       f(begin(block), rows(block), std::min(rows(block), active - begin(block)));
   }
-  // Element k, a multiple of a vector's width, of the row `row` of the block from `first` on.
+  // Where a vector's elements are; its unit is a multiple of a vector's width.
   template <class T>
-  T* at(T* packed, std::size_t first, std::size_t rows, std::size_t row, std::size_t k) const {
-    const std::size_t block = k / kBlock<T> * kBlock<T>;
-    return packed + first * K + rows * block + row * std::min(kBlock<T>, K - block) + (k - block);
+  T* at(T* packed, const Spot& spot) const {
+    const std::size_t block = spot.unit / kBlock<T> * kBlock<T>;
+    return packed + spot.row0 * K + spot.rows * block + spot.r * std::min(kBlock<T>, K - block) + (spot.unit - block);
   }
 };
 

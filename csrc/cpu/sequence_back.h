@@ -1,20 +1,21 @@
 // Sequences backward: the steps from last to first.
 //
-// A step's gate gradients are computed by the owners of their units, pass a barrier, and meet the columns of W_hh: what
-// comes of that is a chain of its own, to which the rest of dh is added (a chain that began with the rest would round
-// at its size each time, and lose three times the accuracy over a sequence).
+// A step's gate gradients are computed by the owners of their units, pass a barrier, and meet the columns of W_hh,
+// which gives the part of dh that passed it (sequence_back_state.h).
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 
 #include "core/table.h"
-#include "cpu/gemm.h"
 #include "cpu/noise.h"
 #include "cpu/norm_back.h"
 #include "cpu/pairs.h"
 #include "cpu/product.h"
 #include "cpu/rnn.h"
+#include "cpu/sequence_back_state.h"
+#include "cpu/sequence_room.h"
+#include "cpu/threads.h"
 
 namespace fusedstep::ISA {
 
@@ -35,303 +36,197 @@ void pack_columns(const CellWeights& w, std::size_t H, std::size_t P, void* colu
   });
 }
 
+// One thread of the sweeps: the gate gradients of the units that it owns, step by step.
 template <class Cell>
-void sweep_back(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
+class BackThread {
   using T = typename Cell::Scalar;
   using V = Vec<T>;
-  using Late = typename Cell::LateGates;
-  constexpr std::size_t N = V::size, S = Cell::saved, W = kColumns<T>, grain = owned_panels<Cell>(W);
-  constexpr int G = Cell::gates;
-  constexpr bool has_late = Late::count > 0, has_norms = Cell::layer_norm, has_output = has_norms && Cell::states > 1;
-  constexpr int early = has_late ? Late::first : G;  // gates whose product sees h, not r·h
-  const std::size_t B = sweeps[0].B, H = sweeps[0].H, P = sweeps[0].P;
-  const bool projected = Cell::can_project && P < H;
-  const RowBlocks blocks{B, H}, h_blocks{B, P};
-  const std::size_t group = B == 1 ? kTilePanels<Columns::count> : 1;
+  using View = BackView<T>;
+  static constexpr std::size_t N = V::size, W = kColumns<T>, S = Cell::saved;
+  static constexpr int G = Cell::gates;
+  static constexpr bool has_late = Cell::LateGates::count > 0, has_norms = Cell::layer_norm,
+                        has_output = has_norms && Cell::states > 1;
+  static constexpr int early = has_late ? Cell::LateGates::first : G;  // gates whose product sees h, not r·h
 
-  // Of each sweep: a step's gate gradients, packed, gate by gate, in one of two places by turns; and by panels of
-  // columns dh in two parts, what passed W_hh and what did not, then the second state's gradient, and d(r·h). Of a
-  // projection dh, packed, and dm, by panels. And what the norms sum.
-  const std::size_t packed_size = std::size_t(G) * B * H, sums_size = column_panels<T>(H) * B * W,
-                    n_sums = 1 + Cell::states + has_late + projected,
-                    shared_size = 2 * packed_size + n_sums * sums_size + (projected ? B * P : 0);
-  const std::size_t norm_size = RowSums{B, H, nullptr}.size(kNorms<Cell>);
-  double* const all_sums =
-      as<double>(scratch(std::size_t(n) * (norm_size * sizeof(double) + shared_size * sizeof(T)), 1));
-  T* const shared = as<T>(static_cast<void*>(all_sums + std::size_t(n) * norm_size));
-  struct View {
-    std::size_t index;
-    Pairs<T> pairs;
-    T* packed[2];
-    T *through, *direct, *dc, *dreset_h, *dm, *dh;
-    RowSums norm_sums;
-  };
-  const auto view = [&](std::size_t i) {
-    T* const from = shared + i * shared_size;
-    const auto at = [&](std::size_t place) { return from + 2 * packed_size + place * sums_size; };
-    return View{i,
-                {sweeps[i]},
-                {from, from + packed_size},
-                at(0),
-                at(1),
-                at(2),
-                at(1 + Cell::states),
-                at(n_sums - 1),
-                at(n_sums),
-                {B, H, all_sums + i * norm_size}};
-  };
-  const bool dropping = sweeps[0].noise.recurrent > 0;
-  const auto mask_of = [&](const View& v, std::size_t row, std::size_t unit) {
-    const Sweep& of = v.pairs.sweep;
-    return recurrent_mask<T>(of.noise, std::size_t(of.order[row]), unit);
-  };
-  const double weights = double(n) * double(H) * double(P) * (G + projected);
-  parallel(threads_for_steps(end - begin, B, weights), [&](const Team& team) {
-    Stays<T> stays;
-    // f(view, row, first row and rows of its block, unit, lanes, place in what lies by panels), for own ones of `width`
-    // units
-    const auto each_vector = [&](std::size_t width, auto active, auto f) __attribute__((always_inline)) {
-      each_own(team, n, column_panels<T>(width), grain, [&](std::size_t i, std::size_t first, std::size_t last) {
-        const View v = view(i);
-        blocks.each(active(v), [&](std::size_t row0, std::size_t rows, std::size_t live) {
-          for (std::size_t r = 0; r < live; ++r)
-            for (std::size_t unit = first * W; unit < std::min(width, last * W); unit += N)
-              f(v, row0 + r, row0, rows, unit, width - unit, (unit / W * B + row0 + r) * W + unit % W);
-        });
-      });
-    };
-    const auto whole = [&](const View&) { return B; };
-    const std::size_t means_size = RowValues<T>{B, nullptr}.size(kNorms<Cell>);
-    T* const all_means = as<T>(scratch(std::size_t(n) * means_size * sizeof(T)));
-    const auto means = [&](const View& v) { return RowValues<T>{B, all_means + v.index * means_size}; };
-    each_vector(P, whole,
-                [&](const View& v, std::size_t row, std::size_t, std::size_t, std::size_t unit, std::size_t lanes,
-                    std::size_t at) {
-      store(v.direct + at, load_some<T>(v.pairs.row_of(v.pairs.sweep.dstate[0], row, P) + unit, lanes));
-      store(v.through + at, V(T(-0.0)));  // what this is added to stays as it is, −0 too
-    });
-    if constexpr (Cell::states > 1)
-      each_vector(H, whole,
-                  [&](const View& v, std::size_t row, std::size_t, std::size_t, std::size_t unit, std::size_t lanes,
-                      std::size_t at) {
-        store(v.dc + at, load_some<T>(v.pairs.row_of(v.pairs.sweep.dstate[1], row, H) + unit, lanes));
-        if (projected) store(v.dm + at, V(T(0)));
-      });
+ public:
+  BackThread(const BackRoom<T>& room, const Team& team)
+      : room_(room),
+        team_(team),
+        state_(room, team, owned_panels<Cell>(W)),
+        means_size_(RowValues<T>{room.B, nullptr}.size(kNorms<Cell>)),
+        means_(as<T>(scratch(std::size_t(room.n) * means_size_ * sizeof(T)))) {}
 
-    for (std::size_t step = end; step-- > begin;) {
-      const std::size_t turn = step & 1;
-      const auto active = [&](const View& v) { return v.pairs.active(step); };
-      // sums += rows · columns, for own ones of `width` columns; K values of each of `parts`, of which [from, to) count
-      const auto add_product = [&](std::size_t width, T* View::* sums, auto rows_of, std::size_t columns_at,
-                                   std::size_t K, int parts, int from, int to) {
-        each_own(team, n, column_panels<T>(width), grain, [&](std::size_t i, std::size_t first, std::size_t last) {
-          const View v = view(i);
-          const T* const columns = as<T>(v.pairs.sweep.columns) + columns_at;
-          const std::size_t part_size = K * W, panel_size = std::size_t(parts) * part_size;
-          blocks.each(active(v), [&](std::size_t row0, std::size_t rows, std::size_t live) {
-            for (std::size_t p = first; p < last; p += group)
-              for (int part = from; part < to; ++part)
-                accumulate<Columns::count, Columns>(
-                    live, std::min(group, last - p), v.*sums + (p * B + row0) * W,
-                    rows_of(v) + (std::size_t(part) * B + row0) * K, K,
-                    PackedPanels<Columns, T>{columns + p * panel_size + std::size_t(part) * part_size, panel_size},
-                    rows);
-          });
-        });
-      };
-      // The same with the gate gradients of gates [from, to).
-      const auto product = [&](int from, int to, T* View::* sums) {
-        add_product(P, sums, [&](const View& v) { return v.packed[turn]; }, 0, H, G, from, to);
-      };
-      const auto dh_of = [&](const View& v, std::size_t row, std::size_t unit, std::size_t lanes, std::size_t at)
-                             __attribute__((always_inline)) {
-        const Strided& dy = v.pairs.sweep.dy;
-        const V dh = load<T>(v.direct + at) + load<T>(v.through + at);
-        return dy.data ? load_some<T>(v.pairs.at(dy, step, row) + unit, lanes) + dh : dh;
-      };
-
-      if (projected) {
-        each_vector(P, active,
-                    [&](const View& v, std::size_t row, std::size_t row0, std::size_t rows, std::size_t unit,
-                        std::size_t lanes, std::size_t at) {
-          const Sweep& of = v.pairs.sweep;
-          V dh = dh_of(v, row, unit, lanes, at), stayed(T(0));
-          if (has_zoneout(of.noise.zoneout)) {
-            stays.look_at(of.noise, step, std::size_t(of.order[row]), unit);
-            stayed = select(stays.of[0], dh, V(T(0)));
-            dh = select(stays.of[0], V(T(0)), dh);
-          }
-          store_some(as<T>(of.dh) + v.pairs.number(step, row) * P + unit, dh, lanes);
-          store_some(h_blocks.at(v.dh, row0, rows, row - row0, unit), dh, lanes);
-          store(v.direct + at, stayed);
-          store(v.through + at, V(T(0)));
-        });
-        team.barrier();
-        add_product(H, &View::dm, [](const View& v) { return v.dh; }, columns_size<T>(G * H, P), P, 1, 0, 1);
-      }
-      // f(view, row, unit) for own blocks of units
-      const auto each_norm_block = [&](auto f) {
-        each_own(team, n, column_panels<T>(H), grain, [&](std::size_t i, std::size_t first, std::size_t last) {
-          const View v = view(i);
-          for (std::size_t row = 0; row < active(v); ++row)
-            for (std::size_t unit = first * W; unit < std::min(H, last * W); unit += kNormUnits) f(v, row, unit);
-        });
-      };
-      // Each thread's copy of the rows' means.
-      const auto combine = [&](int from, int to) {
-        team.barrier();
-        each_own(team, n, column_panels<T>(H), grain, [&](std::size_t i, std::size_t, std::size_t) {
-          const View v = view(i);
-          row_means<Cell>(v.norm_sums, active(v), from, to, means(v));
-        });
-      };
-      if constexpr (has_output) {  // `direct` passes on what of dh comes to c′'s norm, `through` what zoneout keeps
-        each_norm_block([&](const View& v, std::size_t row, std::size_t unit) {
-          const Sweep& of = v.pairs.sweep;
-          T d[kNormUnits] = {};
-          const auto each_of_block = [&](auto f) {
-            for (std::size_t i = 0; i < kNormUnits && unit + i < H; i += N)
-              f(i, unit + i, ((unit + i) / W * B + row) * W + (unit + i) % W);
-          };
-          each_of_block([&](std::size_t i, std::size_t u, std::size_t at) {
-            const V dh = dh_of(v, row, u, H - u, at), zero(T(0));
-            store(d + i, dh);
-            if (!has_zoneout(of.noise.zoneout)) return;
-            stays.look_at(of.noise, step, std::size_t(of.order[row]), u);
-            store(d + i, select(stays.of[0], zero, dh));
-            store(v.through + at, select(stays.of[0], dh, zero));
-          });
-          output_back<Cell>(v.pairs, step, row, unit, d, v.norm_sums);
-          each_of_block([&](std::size_t i, std::size_t, std::size_t at) { store(v.direct + at, load<T>(d + i)); });
-        });
-        combine(kGateNorms<Cell>, kNorms<Cell>);
-      }
-
-      each_vector(H, active,
-                  [&](const View& v, std::size_t row, std::size_t row0, std::size_t rows, std::size_t unit,
-                      std::size_t lanes, std::size_t at) __attribute__((always_inline)) {
-        const Sweep& of = v.pairs.sweep;
-        const std::size_t pair = v.pairs.number(step, row);
-        T* const saved = as<T>(of.saved) + pair * S * H + unit;
-        V a[S], s[Cell::states], next[Cell::states], ds[Cell::states], w[Cell::peepholes + 1], da[G], da_state[G];
-        for (std::size_t j = 0; j < S; ++j) a[j] = load_some<T>(saved + j * H, lanes);
-        if constexpr (!Cell::can_project) {
-          const T* const h = dropping ? v.pairs.previous_h(step, row) : as<T>(of.previous_h) + pair * H;
-          s[0] = h ? load_some<T>(h + unit, lanes) : V(T(0));
-        }
-        next[0] = V(T(0));
-        ds[0] = projected ? load<T>(v.dm + at) : has_output ? load<T>(v.direct + at) : dh_of(v, row, unit, lanes, at);
-        if constexpr (Cell::states > 1) {
-          const T* const c = v.pairs.previous_c(step, row);
-          s[1] = c ? load_some<T>(c + unit, lanes) : V(T(0));
-          next[1] = load_some<T>(as<T>(of.states) + pair * H + unit, lanes);
-          ds[1] = load<T>(v.dc + at);
-        }
-        for (int j = 0; j < Cell::peepholes; ++j)
-          w[j] = load_some<T>(as<T>(of.weights.weight_ch) + std::size_t(j) * H + unit, lanes);
-        const auto backward = [&]() __attribute__((always_inline)) {
-          if constexpr (has_output)
-            ds[1] = ds[1] + output_norm_backward<Cell>(of, pair, unit, ds[0], next[1], means(v), row);
-          Cell::backward(a, s, next, ds, w, da, da_state);
-        };
-        const bool zoning = has_zoneout(of.noise.zoneout);
-        V stayed[Cell::states];
-        if (zoning) {
-          stays.look_at(of.noise, step, std::size_t(of.order[row]), unit);
-          if constexpr (has_output) stayed[0] = load<T>(v.through + at);
-          for (int j = projected || has_output; j < Cell::states; ++j) {
-            stayed[j] = select(stays.of[j], ds[j], V(T(0)));
-            ds[j] = select(stays.of[j], V(T(0)), ds[j]);
-          }
-          if constexpr (Cell::states > 1) {
-            next[1] = Cell::next_c(a, s);
-            if (of.next_c) store_some(as<T>(of.next_c) + pair * H + unit, next[1], lanes);
-          }
-        }
-        backward();
-        if (zoning)
-          for (int j = projected; j < Cell::states; ++j) ds[j] = ds[j] + stayed[j];
-        for (int gate = has_late ? 1 : 0; gate < G; ++gate) {  // of a cell with two products r's waits, and r stays
-          store_some(saved + std::size_t(gate) * H, da[gate], lanes);
-          const V d = Cell::separate_state_gradients ? da_state[gate] : da[gate];
-          if (Cell::state_slot[gate] != gate) store_some(saved + std::size_t(Cell::state_slot[gate]) * H, d, lanes);
-          if constexpr (!has_norms)
-            store_some(blocks.at(v.packed[turn] + std::size_t(gate) * B * H, row0, rows, row - row0, unit), d, lanes);
-        }
-        if (projected) {
-          if constexpr (Cell::can_project)
-            store_some(as<T>(of.m) + pair * H + unit, Cell::output(a[Cell::O], next[1]), lanes);
-          store(v.dm + at, V(T(0)));
-        } else {
-          store(v.direct + at, ds[0]);
-          store(v.through + at, V(T(0)));
-        }
-        if constexpr (Cell::states > 1) store(v.dc + at, v.pairs.reset(step, row) ? V(T(0)) : ds[1]);
-        if constexpr (has_late) store(v.dreset_h + at, V(T(0)));
-      });
-      if constexpr (has_norms) {
-        each_norm_block([&](const View& v, std::size_t row, std::size_t unit) {
-          sum_gates<Cell>(v.pairs.sweep, v.pairs.number(step, row), unit, v.norm_sums, row);
-        });
-        combine(0, kGateNorms<Cell>);
-        each_vector(H, active,
-                    [&](const View& v, std::size_t row, std::size_t row0, std::size_t rows, std::size_t unit,
-                        std::size_t lanes, std::size_t) __attribute__((always_inline)) {
-          V d[Cell::accumulators];
-          gate_norms_backward<Cell>(v.pairs.sweep, v.pairs.number(step, row), unit, means(v), row, d);
-          for (int gate = 0; gate < G; ++gate)
-            store_some(blocks.at(v.packed[turn] + std::size_t(gate) * B * H, row0, rows, row - row0, unit), d[G + gate],
-                       lanes);
-        });
-      }
-      team.barrier();
-      if constexpr (has_late) {
-        product(early, G, &View::dreset_h);
-        each_vector(H, active,
-                    [&](const View& v, std::size_t row, std::size_t row0, std::size_t rows, std::size_t unit,
-                        std::size_t lanes, std::size_t at) __attribute__((always_inline)) {
-          const std::size_t pair = v.pairs.number(step, row);
-          T* const saved = as<T>(v.pairs.sweep.saved) + pair * S * H + unit;
-          const V r = load_some<T>(saved, lanes);
-          const V h = load_some<T>(as<T>(v.pairs.sweep.previous_h) + pair * H + unit, lanes);
-          V dr, direct = dropping ? V(T(0)) : load<T>(v.direct + at);
-          Cell::reset_backward(r, h, load<T>(v.dreset_h + at), dr, direct);
-          if (dropping) direct = fma(mask_of(v, row, unit), direct, load<T>(v.direct + at));
-          store_some(saved, dr, lanes);
-          store_some(blocks.at(v.packed[turn], row0, rows, row - row0, unit), dr, lanes);
-          store(v.direct + at, direct);
-          store_some(as<T>(v.pairs.sweep.reset_h) + pair * H + unit, r * h, lanes);
-        });
-        team.barrier();
-      }
-      product(0, early, &View::through);
-      if (dropping)
-        each_vector(P, active,
-                    [&](const View& v, std::size_t row, std::size_t, std::size_t, std::size_t unit, std::size_t,
-                        std::size_t at) { store(v.through + at, load<T>(v.through + at) * mask_of(v, row, unit)); });
-      if (sweeps[0].reset)
-        each_vector(
-            P, active,
-            [&](const View& v, std::size_t row, std::size_t, std::size_t, std::size_t, std::size_t, std::size_t at) {
-          if (!v.pairs.reset(step, row)) return;
-          store(v.direct + at, V(T(0)));
-          store(v.through + at, V(T(0)));
-        });
+  void run(std::size_t begin, std::size_t end) {
+    state_.load_all();
+    for (step_ = end; step_-- > begin;) {
+      if (projected()) state_.back_through_projection(step_);
+      if constexpr (has_output) back_through_output_norm();
+      state_.each_vector(step_, room_.H,
+                         [&](const View& v, const Spot& at, std::size_t place)
+                             __attribute__((always_inline)) { back_through_gates(v, at, place); });
+      if constexpr (has_norms) back_through_gate_norms();
+      team_.barrier();
+      if constexpr (has_late) back_through_reset();
+      state_.multiply_gates(step_, 0, early, &View::through);
+      state_.drop_and_reset(step_);
     }
+    state_.store_all();
+  }
 
-    each_vector(P, whole,
-                [&](const View& v, std::size_t row, std::size_t, std::size_t, std::size_t unit, std::size_t lanes,
-                    std::size_t at) {
-      store_some(v.pairs.row_of(v.pairs.sweep.dstate[0], row, P) + unit,
-                 load<T>(v.direct + at) + load<T>(v.through + at), lanes);
+ private:
+  bool projected() const { return Cell::can_project && room_.projected; }
+  RowValues<T> means_of(const View& v) const { return {room_.B, means_ + v.index * means_size_}; }
+
+  // Gate gradients of a vector of units, to the tape and to where their product reads them; then what of the state's
+  // gradient passes no product.
+  FN void back_through_gates(const View& v, const Spot& at, std::size_t place) {
+    const Sweep& of = v.pairs.sweep;
+    const std::size_t row = at.row(), unit = at.unit, H = room_.H, lanes = H - unit, pair = v.pairs.number(step_, row);
+    V a[S], s[Cell::states], next[Cell::states], ds[Cell::states], w[Cell::peepholes + 1], da[G], da_state[G];
+    load_saved<Cell, int(S)>(of.saved, pair, H, unit, a);
+    load_peepholes<Cell>(of.weights, H, unit, w);
+    if constexpr (!Cell::can_project) {
+      const T* const h = room_.dropping ? v.pairs.previous_h(step_, row) : as<T>(of.previous_h) + pair * H;
+      s[0] = h ? load_some<T>(h + unit, lanes) : V(T(0));
+    }
+    next[0] = V(T(0));
+    ds[0] = projected()  ? load<T>(v.dm + place)
+            : has_output ? load<T>(v.direct + place)
+                         : state_.dh_after(v, step_, row, unit, place);
+    if constexpr (Cell::states > 1) {
+      s[1] = v.pairs.previous_c(step_, row, unit);
+      next[1] = load_some<T>(as<T>(of.states) + pair * H + unit, lanes);
+      ds[1] = load<T>(v.dc + place);
+    }
+    const bool zoning = has_zoneout(of.noise.zoneout);
+    V stayed[Cell::states];
+    if (zoning) {
+      state_.stays.look_at(of.noise, step_, std::size_t(of.order[row]), unit);
+      if constexpr (has_output) stayed[0] = load<T>(v.through + place);
+      for (int j = projected() || has_output; j < Cell::states; ++j) state_.stays.split(j, ds[j], stayed[j]);
+      if constexpr (Cell::states > 1) {
+        next[1] = Cell::next_c(a, s);
+        if (of.next_c) store_some(as<T>(of.next_c) + pair * H + unit, next[1], lanes);
+      }
+    }
+    if constexpr (has_output)
+      ds[1] = ds[1] + output_norm_backward<Cell>(of, pair, unit, ds[0], next[1], means_of(v), row);
+    Cell::backward(a, s, next, ds, w, da, da_state);
+    if (zoning)
+      for (int j = projected(); j < Cell::states; ++j) ds[j] = ds[j] + stayed[j];
+    store_gates(v, at, da, da_state);
+    if (projected()) {
+      if constexpr (Cell::can_project)
+        store_some(as<T>(of.m) + pair * H + unit, Cell::output(a[Cell::O], next[1]), lanes);
+      store(v.dm + place, V(T(0)));
+    } else {
+      store(v.direct + place, ds[0]);
+      store(v.through + place, V(T(0)));
+    }
+    if constexpr (Cell::states > 1) store(v.dc + place, v.pairs.reset(step_, row) ? V(T(0)) : ds[1]);
+    if constexpr (has_late) store(v.dreset_h + place, V(T(0)));
+  }
+  FN void store_gates(const View& v, const Spot& at, const V* da, const V* da_state) const {
+    const std::size_t H = room_.H, lanes = H - at.unit;
+    T* const saved = as<T>(v.pairs.sweep.saved) + v.pairs.number(step_, at.row()) * S * H + at.unit;
+    for (int gate = has_late ? 1 : 0; gate < G; ++gate) {  // of a cell with two products r's waits, and r stays
+      store_some(saved + std::size_t(gate) * H, da[gate], lanes);
+      const V d = Cell::separate_state_gradients ? da_state[gate] : da[gate];
+      if (Cell::state_slot[gate] != gate) store_some(saved + std::size_t(Cell::state_slot[gate]) * H, d, lanes);
+      if constexpr (!has_norms) store_packed(v, at, gate, d);
+    }
+  }
+  // A gate's gradient to where its product reads it.
+  FN void store_packed(const View& v, const Spot& at, int gate, V d) const {
+    T* const rows = v.gates[step_ & 1] + std::size_t(gate) * room_.B * room_.H;
+    store_some(room_.unit_blocks.at(rows, at), d, room_.H - at.unit);
+  }
+
+  // d(r·h), and what of it comes to r and h.
+  void back_through_reset() {
+    state_.multiply_gates(step_, early, G, &View::dreset_h);
+    state_.each_vector(step_, room_.H, [&](const View& v, const Spot& at, std::size_t place) {
+      const std::size_t H = room_.H, lanes = H - at.unit, pair = v.pairs.number(step_, at.row());
+      T* const saved = as<T>(v.pairs.sweep.saved) + pair * S * H + at.unit;
+      const V r = load_some<T>(saved, lanes);
+      const V h = load_some<T>(as<T>(v.pairs.sweep.previous_h) + pair * H + at.unit, lanes);
+      V dr, direct = room_.dropping ? V(T(0)) : load<T>(v.direct + place);
+      Cell::reset_backward(r, h, load<T>(v.dreset_h + place), dr, direct);
+      if (room_.dropping) direct = fma(state_.mask_of(v, at.row(), at.unit), direct, load<T>(v.direct + place));
+      store_some(saved, dr, lanes);
+      store_packed(v, at, 0, dr);
+      store(v.direct + place, direct);
+      store_some(as<T>(v.pairs.sweep.reset_h) + pair * H + at.unit, r * h, lanes);
     });
-    if constexpr (Cell::states > 1)
-      each_vector(H, whole,
-                  [&](const View& v, std::size_t row, std::size_t, std::size_t, std::size_t unit, std::size_t lanes,
-                      std::size_t at) {
-        store_some(v.pairs.row_of(v.pairs.sweep.dstate[1], row, H) + unit, load<T>(v.dc + at), lanes);
+    team_.barrier();
+  }
+
+  // Norms: `direct` passes on what of dh comes to c′'s, `through` what zoneout keeps.
+  void back_through_output_norm() {
+    each_own_norm_block([&](const View& v, std::size_t row, std::size_t unit) {
+      const Sweep& of = v.pairs.sweep;
+      T d[kNormUnits] = {};
+      const auto each_of_block = [&](auto f) {
+        for (std::size_t i = 0; i < kNormUnits && unit + i < room_.H; i += N)
+          f(i, unit + i, room_.in_panels(row, unit + i));
+      };
+      each_of_block([&](std::size_t i, std::size_t u, std::size_t place) {
+        V dh = state_.dh_after(v, step_, row, u, place), stayed;
+        if (has_zoneout(of.noise.zoneout)) {
+          state_.stays.look_at(of.noise, step_, std::size_t(of.order[row]), u);
+          state_.stays.split(0, dh, stayed);
+          store(v.through + place, stayed);
+        }
+        store(d + i, dh);
       });
-  });
+      output_back<Cell>(v.pairs, step_, row, unit, d, v.sums);
+      each_of_block([&](std::size_t i, std::size_t, std::size_t place) { store(v.direct + place, load<T>(d + i)); });
+    });
+    combine(kGateNorms<Cell>, kNorms<Cell>);
+  }
+  void back_through_gate_norms() {
+    each_own_norm_block([&](const View& v, std::size_t row, std::size_t unit) {
+      sum_gates<Cell>(v.pairs.sweep, v.pairs.number(step_, row), unit, v.sums, row);
+    });
+    combine(0, kGateNorms<Cell>);
+    state_.each_vector(step_, room_.H, [&](const View& v, const Spot& at, std::size_t) __attribute__((always_inline)) {
+      V d[Cell::accumulators];
+      gate_norms_backward<Cell>(v.pairs.sweep, v.pairs.number(step_, at.row()), at.unit, means_of(v), at.row(), d);
+      for (int gate = 0; gate < G; ++gate) store_packed(v, at, gate, d[G + gate]);
+    });
+  }
+  template <class F>
+  void each_own_norm_block(F f) {
+    state_.each_own_panel(room_.H, [&](const View& v, std::size_t first, std::size_t last) {
+      each_norm_block(v.sums, v.pairs.active(step_), first, last, W,
+                      [&](std::size_t row, std::size_t unit) { f(v, row, unit); });
+    });
+  }
+  // This thread's copy of the rows' means, past a barrier.
+  void combine(int from, int to) {
+    team_.barrier();
+    state_.each_own_panel(room_.H, [&](const View& v, std::size_t, std::size_t) {
+      row_means<Cell>(v.sums, v.pairs.active(step_), from, to, means_of(v));
+    });
+  }
+
+  const BackRoom<T>& room_;
+  const Team& team_;
+  BackState<T> state_;
+  const std::size_t means_size_;
+  T* const means_;
+  std::size_t step_ = 0;
+};
+
+template <class Cell>
+void sweep_back(const Sweep* sweeps, int n, std::size_t begin, std::size_t end) {
+  const std::size_t B = sweeps->B, H = sweeps->H, P = sweeps->P;
+  const bool projected = Cell::can_project && P < H;
+  const double weights = double(n) * double(H) * double(P) * (Cell::gates + projected);
+  const BackRoom<typename Cell::Scalar> room(sweeps, n, Cell::gates, Cell::states > 1, Cell::LateGates::count > 0,
+                                             kNorms<Cell>);
+  parallel(threads_for_steps(end - begin, B, weights),
+           [&](const Team& team) { BackThread<Cell>(room, team).run(begin, end); });
 }
 
 }  // namespace fusedstep::ISA

@@ -61,104 +61,140 @@ void scatter(const Sweep& sweep, const Strided& dx, bool add, std::size_t first,
   });
 }
 
+// One thread that computes pairs' gates again: the sweep's chains, for all pairs at once, panel by panel.
 template <class Cell>
-void replay(const Sweep& sweep, std::size_t begin, std::size_t end) {
+class ReplayThread {
   using T = typename Cell::Scalar;
   using V = Vec<T>;
-  using Input = typename Cell::InputGates;
-  using State = typename Cell::StateGates;
-  using Late = typename Cell::LateGates;
-  constexpr int A = Cell::accumulators;
-  constexpr std::size_t N = V::size, S = Cell::saved;
-  constexpr bool has_late = Late::count > 0;
-  const std::size_t I = sweep.I, H = sweep.H, P = sweep.P, pairs_here = end - begin;
-  const Layout<Cell> layout{I, H, P};
-  const Pairs<T> pairs{sweep};
-  const T* const packed = as<T>(sweep.weights.packed);
-  T* const saved = as<T>(sweep.saved);
-  T* const previous_h = as<T>(sweep.previous_h);
+  static constexpr int A = Cell::accumulators;
+  static constexpr std::size_t N = V::size, kGates = A * N;
+  static constexpr bool has_late = Cell::LateGates::count > 0;
 
-  const double work = double(pairs_here) * double(H) * double(I * Input::count + P * (State::count + Late::count));
-  parallel(threads_for(work), [&](const Team& team) {
-    const std::size_t block = std::min(kRowBlock, pairs_here);
-    T* const partial = as<T>(scratch(block * (A * N + I + P) * sizeof(T)));
-    T* const x_room = partial + block * A * N;
-    T* const h_room = x_room + block * I;
-    // f(pair, unit, lanes, accumulators, the state before)
-    const auto each_vector = [&](std::size_t first, std::size_t rows, std::size_t unit, auto f)
-                                 __attribute__((always_inline)) {
-      const std::size_t lanes = H - unit;
-      pairs.each(first, first + rows,
-                 [&](std::size_t i, std::size_t step, std::size_t row) __attribute__((always_inline)) {
-        V s[Cell::states];
-        if constexpr (!Cell::can_project) s[0] = load_some<T>(previous_h + (first + i) * H + unit, lanes);
-        if constexpr (Cell::states > 1) {
-          const T* const c = pairs.previous_c(step, row);
-          s[1] = c ? load_some<T>(c + unit, lanes) : V(T(0));
-        }
-        f(first + i, lanes, partial + i * A * N, s);
-      });
-    };
-    const auto finish = [&](std::size_t first, std::size_t rows, std::size_t panel) {
-      each_vector(first, rows, panel * N,
-                  [&](std::size_t pair, std::size_t lanes, T* at, V* s) __attribute__((always_inline)) {
-        V a[A], w[Cell::peepholes + 1];
-        for (int j = 0; j < A; ++j) a[j] = load<T>(at + j * N);
-        for (int j = 0; j < Cell::peepholes; ++j) w[j] = load<T>(packed + panel * layout.size() + (A + j) * N);
-        Cell::forward(a, s, w);
-        for (std::size_t j = 0; j < S; ++j) store_some(saved + (pair * S + j) * H + panel * N, a[j], lanes);
-      });
-    };
-    split_blocks(team, pairs_here, layout.panels(),
-                 [&](std::size_t row, std::size_t rows, std::size_t first, std::size_t last) {
-      pairs.pack_x(begin + row, begin + row + rows, Storage::same, x_room);
-      pack_each_row(rows, P, h_room, [&](std::size_t i) { return previous_h + (begin + row + i) * P; });
+ public:
+  ReplayThread(const Sweep& sweep, const Team& team, std::size_t begin, std::size_t end)
+      : sweep_(sweep),
+        pairs_{sweep},
+        team_(team),
+        layout_{sweep.I, sweep.H, sweep.P},
+        begin_(begin),
+        end_(end),
+        packed_(as<T>(sweep.weights.packed)),
+        previous_h_(as<T>(sweep.previous_h)) {
+    const std::size_t block = std::min(kRowBlock, end - begin);
+    gates_ = as<T>(scratch(block * (kGates + sweep.I + sweep.P) * sizeof(T)));
+    x_ = gates_ + block * kGates;
+    h_ = x_ + block * sweep.I;
+  }
+
+  void run() {
+    const std::size_t H = sweep_.H, P = sweep_.P;
+    each_block([&](std::size_t pair, std::size_t rows, std::size_t first, std::size_t last) {
+      pairs_.pack_x(pair, pair + rows, Storage::same, x_);
+      pack_each_row(rows, P, h_, [&](std::size_t i) { return previous_h_ + (pair + i) * P; });
       for (std::size_t p = first; p < last; ++p) {
-        const T* const panel = packed + p * layout.size();
-        for (std::size_t r = 0; r < rows; ++r) std::copy_n(panel, A * N, partial + r * A * N);
-        accumulate<A, Input>(rows, 1, partial, x_room, I, PackedPanels<Input, T>{panel + Layout<Cell>::kStart, 0},
-                             rows);
-        accumulate<A, State>(rows, 1, partial, h_room, P, PackedPanels<State, T>{panel + layout.state(), 0}, rows);
-        if constexpr (has_late)  // the rest waits for every unit's r·h
-          each_vector(begin + row, rows, p * N,
-                      [&](std::size_t pair, std::size_t lanes, T* at, V* s) __attribute__((always_inline)) {
-            V a[A];
-            for (int j = 0; j < A; ++j) a[j] = load<T>(at + j * N);
-            store_some(as<T>(sweep.reset_h) + pair * H + p * N, Cell::reset(a, s[0]), lanes);
-            for (std::size_t j = 0; j < S; ++j) store_some(saved + (pair * S + j) * H + p * N, a[j], lanes);
-          });
-        else if constexpr (Cell::layer_norm)  // and here for the rows' statistics
-          each_vector(begin + row, rows, p * N,
-                      [&](std::size_t pair, std::size_t lanes, const T* at, V*) __attribute__((always_inline)) {
-            for (std::size_t j = 0; j < A; ++j)
-              store_some(saved + (pair * S + Cell::values + j) * H + p * N, load<T>(at + j * N), lanes);
-          });
+        start_accumulators<A>(panel(p), layout_.size(), rows, 1, gates_);
+        add_product<typename Cell::InputGates>(rows, x_, sweep_.I, panel(p) + layout_.kStart);
+        add_product<typename Cell::StateGates>(rows, h_, P, panel(p) + layout_.state());
+        if constexpr (has_late)
+          reset(pair, rows, p);
+        else if constexpr (Cell::layer_norm)
+          keep_accumulators(pair, rows, p);
         else
-          finish(begin + row, rows, p);
+          close(pair, rows, p);
       }
     });
     if constexpr (Cell::layer_norm) {
-      team.barrier();
-      replay_norms<Cell>(team, sweep, begin, end);
+      team_.barrier();
+      replay_norms<Cell>(team_, sweep_, begin_, end_);
     }
     if constexpr (has_late) {
-      static_assert(S == A);
-      team.barrier();
-      split_blocks(team, pairs_here, layout.panels(),
-                   [&](std::size_t row, std::size_t rows, std::size_t first, std::size_t last) {
-        pack_each_row(rows, H, h_room, [&](std::size_t i) { return as<T>(sweep.reset_h) + (begin + row + i) * H; });
+      static_assert(Cell::saved == A);
+      team_.barrier();
+      each_block([&](std::size_t pair, std::size_t rows, std::size_t first, std::size_t last) {
+        pack_each_row(rows, H, h_, [&](std::size_t i) { return as<T>(sweep_.reset_h) + (pair + i) * H; });
         for (std::size_t p = first; p < last; ++p) {
-          for (std::size_t r = 0; r < rows; ++r)
-            for (std::size_t j = 0; j < S; ++j)
-              store(partial + (r * A + j) * N,
-                    load_some<T>(saved + ((begin + row + r) * S + j) * H + p * N, H - p * N));
-          accumulate<A, Late>(rows, 1, partial, h_room, H,
-                              PackedPanels<Late, T>{packed + p * layout.size() + layout.late(), 0}, rows);
-          finish(begin + row, rows, p);
+          for (std::size_t r = 0; r < rows; ++r) {
+            V a[A];
+            load_saved<Cell, A>(sweep_.saved, pair + r, H, p * N, a);
+            store_vectors<A>(gates_ + r * kGates, a);
+          }
+          add_product<typename Cell::LateGates>(rows, h_, H, panel(p) + layout_.late());
+          close(pair, rows, p);
         }
       });
     }
-  });
+  }
+
+ private:
+  const T* panel(std::size_t p) const { return packed_ + p * layout_.size(); }
+  // f(first pair, pairs, first panel, last panel)
+  template <class F>
+  void each_block(F f) const {
+    split_blocks(team_, end_ - begin_, layout_.panels(),
+                 [&](std::size_t row, std::size_t rows, std::size_t first, std::size_t last) {
+      f(begin_ + row, rows, first, last);
+    });
+  }
+  template <class Gates>
+  void add_product(std::size_t rows, const T* a, std::size_t K, const T* weights) const {
+    accumulate<A, Gates>(rows, 1, gates_, a, K, PackedPanels<Gates, T>{weights, 0}, rows);
+  }
+
+  // The cell's mathematics.
+  void close(std::size_t first, std::size_t rows, std::size_t p) const {
+    each_vector(first, rows, p, [&](std::size_t pair, const T* at, V* s) __attribute__((always_inline)) {
+      V a[A], w[Cell::peepholes + 1];
+      load_vectors<A>(at, a);
+      load_vectors<Cell::peepholes>(panel(p) + kGates, w);
+      Cell::forward(a, s, w);
+      store_saved<Cell>(sweep_.saved, pair, sweep_.H, p * N, a);
+    });
+  }
+  // r·h; the rest waits for every unit's.
+  void reset(std::size_t first, std::size_t rows, std::size_t p) const {
+    each_vector(first, rows, p, [&](std::size_t pair, const T* at, V* s) __attribute__((always_inline)) {
+      V a[A];
+      load_vectors<A>(at, a);
+      const V reset_h = Cell::reset(a, s[0]);
+      store_some(as<T>(sweep_.reset_h) + pair * sweep_.H + p * N, reset_h, sweep_.H - p * N);
+      store_saved<Cell>(sweep_.saved, pair, sweep_.H, p * N, a);
+    });
+  }
+  // To where x̂ will be: the rest waits for the rows' statistics.
+  void keep_accumulators(std::size_t first, std::size_t rows, std::size_t p) const {
+    each_vector(first, rows, p, [&](std::size_t pair, const T* at, V*) __attribute__((always_inline)) {
+      T* const to = as<T>(sweep_.saved) + (pair * Cell::saved + Cell::values) * sweep_.H + p * N;
+      for (std::size_t j = 0; j < A; ++j) store_some(to + j * sweep_.H, load<T>(at + j * N), sweep_.H - p * N);
+    });
+  }
+  // f(pair, accumulators, the state before) for a panel's units of consecutive pairs.
+  template <class F>
+  FN void each_vector(std::size_t first, std::size_t rows, std::size_t p, F f) const {
+    const std::size_t unit = p * N, lanes = sweep_.H - unit;
+    pairs_.each(first, first + rows,
+                [&](std::size_t i, std::size_t step, std::size_t row) __attribute__((always_inline)) {
+      V s[Cell::states];
+      if constexpr (!Cell::can_project) s[0] = load_some<T>(previous_h_ + (first + i) * sweep_.H + unit, lanes);
+      if constexpr (Cell::states > 1) s[1] = pairs_.previous_c(step, row, unit);
+      f(first + i, gates_ + i * kGates, s);
+    });
+  }
+
+  const Sweep& sweep_;
+  const Pairs<T> pairs_;
+  const Team& team_;
+  const Layout<Cell> layout_;
+  const std::size_t begin_, end_;
+  const T *const packed_, *const previous_h_;
+  T *gates_, *x_, *h_;  // a block's: accumulators of a panel, packed rows of x, of h or r·h
+};
+
+template <class Cell>
+void replay(const Sweep& sweep, std::size_t begin, std::size_t end) {
+  const double products =
+      double(sweep.I) * Cell::InputGates::count + double(sweep.P) * (Cell::StateGates::count + Cell::LateGates::count);
+  const double work = double(end - begin) * double(sweep.H) * products;
+  parallel(threads_for(work), [&](const Team& team) { ReplayThread<Cell>(sweep, team, begin, end).run(); });
 }
 
 }  // namespace fusedstep::ISA

@@ -223,6 +223,9 @@ FN void store(S* p, Vec<T> a) {
 template <class D, class S>
 FN D widen(const S* p) {
   typedef S Narrow __attribute__((vector_size(D::size * sizeof(S))));
+#if defined(__AVX512F__)
+  if constexpr (kNative && sizeof(S) == 4) return _mm512_cvtps_pd(_mm256_loadu_ps(p));  // GCC makes five of it
+#endif
   Narrow narrow;
   __builtin_memcpy(&narrow, p, sizeof narrow);
   return D(__builtin_convertvector(narrow, typename D::Raw));

@@ -85,7 +85,7 @@ using Run = typename Signature<T>::Run;
 template <class T>
 struct Step {
   Run<T> run;
-  T* to;  // of `accumulate`, a Sum
+  T* to;  // of `accumulate`, a LaneSum
   const T* from[4];
   std::size_t mask_to, mask[4];  // of `at`: 0 for what has room for one group alone, as numbers, which fill it
 };
@@ -117,8 +117,9 @@ void run_step(const Step<T>* step, std::size_t at, VecAt<T, i>... last) {
 // Adds the results of the step before to a sum, and leaves them to the next.
 template <class T, int... i>
 void accumulate(const Step<T>* step, std::size_t at, VecAt<T, i>... last) {
-  Sum& sum = *reinterpret_cast<Sum*>(step->to);
-  const std::size_t lane = kGroup<T> % Sum::lanes == 0 ? 0 : at;  // a constant: the lanes are loaded and stored once
+  LaneSum& sum = *reinterpret_cast<LaneSum*>(step->to);
+  const std::size_t lane =
+      kGroup<T> % LaneSum::lanes == 0 ? 0 : at;  // a constant: the lanes are loaded and stored once
   (sum.add_vector(lane + i * Vec<T>::size, last), ...);
   ++step;
   return step->run(step, at, last...);

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 
+#include "cpu/fold.h"
 #include "cpu/simd.h"
 
 namespace fusedstep::ISA {
@@ -21,22 +22,26 @@ FN D widen_part(Vec<S> a, [[maybe_unused]] int j) {
   return widen<D>(lanes + j * D::size);
 }
 
-class Sum {
+class LaneSum {
  public:
   static constexpr int lanes = 32;
 
-  Sum() {
+  LaneSum() {
     for (auto& lane : lane_) lane = D(0.0);
   }
-  // n terms; all calls but the last add a multiple of 32.
-  template <class S>
-  void add(const S* x, std::size_t n) {
+  // The terms f(x) of n elements in double, f(0) = 0; all calls but the last add a multiple of 32.
+  template <class S, class F>
+  FN void add(const S* x, std::size_t n, F f) {
     std::size_t at = 0;
-    for (; at + lanes <= n; at += lanes) add_all(x + at);
+    for (; at + lanes <= n; at += lanes) add_all(x + at, f);
     if (at == n) return;
     S rest[lanes] = {};
     for (std::size_t j = at; j < n; ++j) rest[j - at] = x[j];
-    add_all(rest);
+    add_all(rest, f);
+  }
+  template <class S>
+  void add(const S* x, std::size_t n) {
+    add(x, n, [](auto term) { return term; });
   }
   // Terms at, at+1, … since the last total, as many as the vector has lanes, all counted.
   template <class S>
@@ -45,20 +50,16 @@ class Sum {
     for (int j = 0; j < Vec<S>::size / D::size; ++j) lane[j] = lane[j] + widen_part<D>(x, j);
   }
   double total() const {
-    double folded[lanes];
-    for (int j = 0; j < m; ++j) store(folded + j * D::size, lane_[j]);
-    for (int half = lanes / 2; half; half /= 2)
-      for (int j = 0; j < half; ++j) folded[j] += folded[j + half];
-    return folded[0];
+    return folded(lane_, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
   }
 
  private:
   using D = Vec<double>;
   static constexpr int m = lanes / D::size;
 
-  template <class S>
-  FN void add_all(const S* x) {
-    for (int j = 0; j < m; ++j) lane_[j] = lane_[j] + widen<D>(x + j * D::size);
+  template <class S, class F>
+  FN void add_all(const S* x, F f) {
+    for (int j = 0; j < m; ++j) lane_[j] = lane_[j] + f(widen<D>(x + j * D::size));
   }
 
   D lane_[m];

@@ -17,8 +17,8 @@
 namespace fusedstep::python {
 namespace {
 
-constexpr const char* kStateNames[kMaxStates] = {"h", "c"};
-constexpr const char* kOutNames[kMaxStates] = {"out[0]", "out[1]"};
+constexpr const char* kStateNames[kMaxCellStates] = {"h", "c"};
+constexpr const char* kOutNames[kMaxCellStates] = {"out[0]", "out[1]"};
 // B rows of n elements, or one row given as a vector; rows may lie apart.
 struct Rows {
   Array fields;
@@ -48,7 +48,7 @@ PyObject* state_item(PyObject* state, int i, int states, const char* name) {
   return PySequence_Fast_GET_ITEM(state, i);
 }
 
-py::object state_of(const std::array<py::object, kMaxStates>& arrays, int states) {
+py::object state_of(const std::array<py::object, kMaxCellStates>& arrays, int states) {
   return states == 1 ? arrays[0] : py::object(py::make_tuple(arrays[0], arrays[1]));
 }
 
@@ -104,7 +104,7 @@ py::object forward(const Weights& w, const void* packed, PyObject* x, PyObject* 
   call.x = input.fields.data;
   call.ld_x = input.ld;
 
-  std::array<Extent, 1 + kMaxStates> read{extent(input.fields)};
+  std::array<Extent, 1 + kMaxCellStates> read{extent(input.fields)};
   for (int i = 0; i < states; ++i) {
     if (state == Py_None) keep.push_back(zeros({Py_ssize_t(B), Py_ssize_t(H)}, w.dtype));
     const Rows s = state == Py_None
@@ -115,7 +115,7 @@ py::object forward(const Weights& w, const void* packed, PyObject* x, PyObject* 
     read[std::size_t(1 + i)] = extent(s.fields);
   }
 
-  std::array<py::object, kMaxStates> results;
+  std::array<py::object, kMaxCellStates> results;
   for (int i = 0; i < states; ++i) {
     if (out == Py_None) {
       py::array result = empty_rows(w, vector, B, H);
@@ -192,7 +192,7 @@ py::tuple cell_backward(const std::string& kind, const py::dict& weights, const 
     if (r.ld != H) check_contiguous(r.fields, {name});
     return r.fields.data;
   };
-  constexpr const char* gradient_names[kMaxStates] = {"dh", "dc"};
+  constexpr const char* gradient_names[kMaxCellStates] = {"dh", "dc"};
   for (int i = 0; i < states; ++i) {
     const Rows s = given(state[std::size_t(i)], kStateNames[i]);
     call.state[i] = s.fields.data;

@@ -13,6 +13,7 @@
 #include "python/fastcall.h"
 #include "python/plan.h"
 #include "python/record.h"
+#include "python/step_parts.h"
 
 namespace fusedstep::python {
 namespace {
@@ -32,14 +33,17 @@ struct Group {
     Dtype dtype;
     alignas(double) unsigned char rule[kRuleBytes];
   };
-  std::vector<std::unique_ptr<Prepared>> prepared;
+  std::vector<std::unique_ptr<Prepared>> prepared;  // of which the current step has `in_use`
+  std::size_t in_use = 0;
 
   const void* rule_for(double t, Dtype dtype) {
-    if (prepared.empty() || prepared.back()->t != t || prepared.back()->dtype != dtype) {
-      prepared.push_back(std::make_unique<Prepared>(Prepared{t, dtype, {}}));
-      table(dtype).rules[rule].prepare(hyper.data(), t, prepared.back()->rule);
+    if (in_use == 0 || prepared[in_use - 1]->t != t || prepared[in_use - 1]->dtype != dtype) {
+      if (in_use == prepared.size()) prepared.push_back(std::make_unique<Prepared>());
+      Prepared& next = *prepared[in_use++];
+      next = {t, dtype, {}};
+      table(dtype).rules[rule].prepare(hyper.data(), t, next.rule);
     }
-    return prepared.back()->rule;
+    return prepared[in_use - 1]->rule;
   }
 };
 
@@ -147,10 +151,10 @@ class Plan {
   // Checks every gradient and fills segments_ and present_; None skips its parameter. Returns the number of elements.
   std::size_t take(PyObject* grads, bool zero, Keep& keep) {
     py::tuple values = given_.in_order(grads, parameters_.size());
-    segments_.clear();
-    present_.clear();
-    for (Group& group : groups_) group.prepared.clear();
-    std::size_t elements = 0;
+    std::size_t present = 0, elements = 0;
+    segments_.reserve(parameters_.size());  // the two grow together
+    present_.reserve(parameters_.size());
+    for (Group& group : groups_) group.in_use = 0;
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
       const Parameter& parameter = parameters_[i];
       PyObject* const object = PyTuple_GET_ITEM(values.ptr(), Py_ssize_t(i));
@@ -159,45 +163,51 @@ class Plan {
       if (object == Py_None) continue;
       check_parameter(parameter, i);
       Group& group = groups_[parameter.group];
-      Segment& segment = segments_.emplace_back(parameter.segment);
-      segment.rule = group.rule_for(parameter.steps + 1, parameter.fields.dtype);
-      segment.sign = group.maximize ? -1 : 1;
-      segment.tensor.g = data;
-      present_.push_back(i);
+      Segment& segment = segment_of(i, present++);
+      replace(segment.rule, group.rule_for(parameter.steps + 1, parameter.fields.dtype));
+      replace(segment.sign, group.maximize ? -1.0 : 1.0);
+      replace(segment.tensor.g, static_cast<void*>(data));
       elements += segment.n;
     }
+    segments_.resize(present);
+    present_.resize(present);
     if (!apart_.settled(zero)) apart_.settle(zero, given_);
     keep.push_back(std::move(values));
     return elements;
   }
 
+  // Segments stay from step to step, and what is as it was is not written: the threads that read them have them in
+  // their caches, and a line that is written must come to them anew, one after the other.
+  Segment& segment_of(std::size_t parameter, std::size_t at) {
+    if (at == segments_.size()) {
+      segments_.push_back(parameters_[parameter].segment);
+      present_.push_back(parameter);
+    } else if (present_[at] != parameter) {
+      segments_[at] = parameters_[parameter].segment;
+      present_[at] = parameter;
+    }
+    return segments_[at];
+  }
+  template <class T>
+  static void replace(T& old, T value) {
+    if (old != value) old = value;
+  }
+
   // A record for each rule, dtype and set of hyperparameters that the step had.
   [[gnu::noinline, gnu::cold]] void record(const Recording& recording, const StepOptions& options, bool skipped) const {
-    struct Part {
-      const char* rule;
-      Dtype dtype;
-      std::uint32_t used;
-      std::int64_t tensors, elements;
-    };
-    std::vector<Part> parts;
+    StepParts<Dtype> parts;
     for (std::size_t i = 0; i < present_.size(); ++i) {
       const Parameter& parameter = parameters_[present_[i]];
       const Group& group = groups_[parameter.group];
-      const Part part{table().rules[group.rule].name, parameter.fields.dtype, used(group.hyper), 0, 0};
-      auto found = std::find_if(parts.begin(), parts.end(), [&](const Part& p) {
-        return p.rule == part.rule && p.dtype == part.dtype && p.used == part.used;
-      });
-      if (found == parts.end()) found = parts.insert(found, part);
-      ++found->tensors;
-      found->elements += std::int64_t(segments_[i].n);
+      parts.add(table().rules[group.rule].name, parameter.fields.dtype, used(group.hyper), segments_[i].n);
     }
     std::uint32_t bits = options.needs_norm() ? option::norm : 0;
     if (options.zero_grads) bits |= option::zero;
     if (skipped) bits |= option::skipped;
-    for (const Part& part : parts) {
-      recording.add(Kind::optimizer, part.rule, part.dtype, bits | part.used, {part.tensors, part.elements});
-      bits |= option::more;
-    }
+    parts.give(bits,
+               [&](const char* rule, Dtype dtype, std::uint32_t own, std::int64_t tensors, std::int64_t elements) {
+      recording.add(Kind::optimizer, rule, dtype, own, {tensors, elements});
+    });
   }
 
   static bool same(const Py_ssize_t* a, const Py_ssize_t* b, int n) {  // std::equal calls memcmp: 6 ns for two numbers
@@ -250,17 +260,10 @@ void update(const std::string& rule_name, const std::vector<double>& hyper, doub
   const Recording recording;
   const int number = find_rule(update_rules(), rule_name);
   const RuleEntry& rule = table().rules[number];
-  check_hyper(rule, hyper);
-  if (int(objects.size()) != 2 + rule.states || names.size() != objects.size())
-    throw py::value_error(rule_name + ": expected p, g and " + std::to_string(rule.states) + " states");
   Keep keep;
-  std::vector<Array> arrays;
-  const auto name = [&](std::size_t i) { return Name{names[i].c_str()}; };
-  for (std::size_t i = 0; i < objects.size(); ++i) {
-    arrays.push_back(array(objects[i].ptr(), name(i), keep));
-    check_alike(arrays[i], name(i), arrays[0], arrays[0].dtype, i != 1);
-    for (std::size_t j = 0; j < i; ++j) check_no_overlap(arrays[i], name(i), arrays[j], name(j));
-  }
+  const auto arrays = update_arrays(rule, hyper, names, objects, [&](PyObject* object, const Name& name) {
+    return array(object, name, keep);
+  }, [](Dtype dtype) { return dtype; });
   alignas(double) unsigned char prepared[kRuleBytes];
   const RuleEntry& typed = table(arrays[0].dtype).rules[number];
   typed.prepare(hyper.data(), t, prepared);

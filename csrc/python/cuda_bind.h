@@ -6,6 +6,7 @@
 namespace fusedstep::python {
 
 void bind_cuda_plan(pybind11::module_& module);
+void bind_cuda_update(pybind11::module_& module);
 void bind_cuda_rnn(pybind11::module_& module);
 
 }  // namespace fusedstep::python

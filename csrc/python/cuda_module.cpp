@@ -18,5 +18,6 @@ PYBIND11_MODULE(_cuda, module, pybind11::mod_gil_not_used()) {
   module.def("is_captured",
              [](std::uintptr_t stream) { return cuda::is_captured(reinterpret_cast<cuda::Stream>(stream)); });
   bind_cuda_plan(module);
+  bind_cuda_update(module);
   bind_cuda_rnn(module);
 }

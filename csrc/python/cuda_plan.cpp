@@ -22,6 +22,7 @@
 #include "python/gpu.h"
 #include "python/plan.h"
 #include "python/record.h"
+#include "python/step_parts.h"
 
 namespace fusedstep::python {
 namespace {
@@ -242,32 +243,20 @@ class CudaPlan {
 
   // A record for each rule, format and set of hyperparameters that the step had. Whether it was applied is not known.
   [[gnu::noinline, gnu::cold]] void record(const GpuRecording& recording, const StepOptions& options) const {
-    struct Part {
-      const char* rule;
-      Format format;
-      std::uint32_t bits;
-      std::int64_t tensors, elements;
-    };
-    std::vector<Part> parts;
+    StepParts<Format> parts;
     for (const auto& [key, tensors] : updates_)
       for (const DeviceTensor& tensor : tensors) {
         const Parameter& parameter = parameters_[tensor.number];
         const Group& group = groups_[parameter.group];
-        const Part part{info(group.rule).name, parameter.fields.dtype,
-                        used(group.hyper) | (tensor.master ? option::master : 0), 0, 0};
-        auto found = std::find_if(parts.begin(), parts.end(), [&](const Part& p) {
-          return p.rule == part.rule && p.format == part.format && p.bits == part.bits;
-        });
-        if (found == parts.end()) found = parts.insert(found, part);
-        ++found->tensors;
-        found->elements += std::int64_t(tensor.n);
+        parts.add(info(group.rule).name, parameter.fields.dtype,
+                  used(group.hyper) | (tensor.master ? option::master : 0), tensor.n);
       }
     std::uint32_t bits = options.needs_norm() ? option::norm : 0;
     if (options.zero_grads) bits |= option::zero;
-    for (const Part& part : parts) {
-      recording.add("optimizer", part.rule, part.format, bits | part.bits, {part.tensors, part.elements});
-      bits |= option::more;
-    }
+    parts.give(bits,
+               [&](const char* rule, Format format, std::uint32_t own, std::int64_t tensors, std::int64_t elements) {
+      recording.add("optimizer", rule, format, own, {tensors, elements});
+    });
   }
 
   const Given given_;
@@ -291,58 +280,6 @@ class CudaPlan {
   std::size_t blocks_ = 0;
 };
 
-// One tensor's step, for callers that keep their own arrays: arrays = (p, g, *states).
-void update(const py::object& device, const std::string& rule_name, const std::vector<double>& hyper, double t,
-            double grad_scale, const std::vector<std::string>& names, const std::vector<py::object>& objects) {
-  const int rule = find_rule(cuda::update_rules(), rule_name);
-  check_hyper(info(rule), hyper);
-  if (int(objects.size()) != 2 + info(rule).states || names.size() != objects.size())
-    throw py::value_error(rule_name + ": expected p, g and " + std::to_string(info(rule).states) + " states");
-  const Gpu gpu(device);
-  const Stream stream = gpu.stream();
-  Keep keep;
-  std::vector<DeviceArray> arrays;
-  const auto name = [&](std::size_t i) { return Name{names[i].c_str()}; };
-  for (std::size_t i = 0; i < objects.size(); ++i) {
-    arrays.push_back(device_array(objects[i].ptr(), name(i), stream, keep));
-    const Format format = arrays[0].dtype;
-    check_alike(arrays[i], name(i), arrays[0], i < 2 ? format : scalar_of(format), i != 1);
-    for (std::size_t j = 0; j < i; ++j) check_no_overlap(arrays[i], name(i), arrays[j], name(j));
-  }
-  DeviceTensor tensor{};
-  tensor.p = arrays[0].data;
-  tensor.g = arrays[1].data;
-  for (std::size_t i = 2; i < arrays.size(); ++i) tensor.state[i - 2] = arrays[i].data;
-  tensor.n = arrays[0].size();
-  const GpuRecording recording(device);
-
-  // Hyperparameters, the count of steps before this one, and the rule.
-  std::vector<double> values = hyper;
-  values.push_back(t - 1);
-  py::object memory = gpu.empty(values.size() + kRuleBytes / sizeof(double), "float64");
-  double* const at = static_cast<double*>(Gpu::address(memory));
-  if (cuda::is_captured(stream)) memory.inc_ref();  // for ever: the graph may be replayed at any time
-  cuda::write(values, at, stream);
-  double* const prepared = at + values.size();
-  const std::size_t number = 0;
-  cuda::prepare(rule, scalar_of(arrays[0].dtype), at, {&number, 1}, prepared - 1, prepared, nullptr, stream);
-  cuda::update(rule, arrays[0].dtype, {&tensor, 1}, prepared, 1, grad_scale, nullptr, false, stream);
-  if (recording) [[unlikely]]
-    recording.add("optimizer", info(rule).name, arrays[0].dtype, used(hyper), {1, std::int64_t(tensor.n)});
-}
-
-// Checks an array that is to be updated. Returns its address, shape and dtype.
-py::tuple parameter(const py::object& object, const std::string& text, const py::object& device) {
-  const Name name{text.c_str()};
-  Keep keep;
-  const DeviceArray array = device_array(object.ptr(), name, Gpu(device).stream(), keep);
-  check_contiguous(array, name);
-  check_writeable(array, name);
-  py::tuple shape{std::size_t(array.nd)};
-  for (int i = 0; i < array.nd; ++i) shape[std::size_t(i)] = array.shape[i];
-  return py::make_tuple(reinterpret_cast<std::uintptr_t>(array.data), shape, name_of(array.dtype));
-}
-
 }  // namespace
 
 void bind_cuda_plan(py::module_& module) {
@@ -354,8 +291,6 @@ void bind_cuda_plan(py::module_& module) {
       .def("stepper", [](const py::object& self) {
     return fast_method<CudaPlan, 5, &CudaPlan::step>(self);
   }).def_property("steps", &CudaPlan::steps, &CudaPlan::set_steps);
-  module.def("update", &update);
-  module.def("parameter", &parameter);
 }
 
 }  // namespace fusedstep::python

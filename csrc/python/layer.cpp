@@ -160,7 +160,7 @@ std::unique_ptr<Run> Layer::forward(const py::object& x, const py::object& y, co
   const std::size_t steps = shape.steps();
   interruptible(std::max<std::size_t>(steps, 1), step_flops(shape.B), false, [&](std::size_t first, std::size_t last) {
     cell->sweep(all.data(), int(D()), first, std::min(last, steps));
-    for (Sweep& sweep : all) std::copy(sweep.out, sweep.out + kMaxStates, sweep.state);
+    for (Sweep& sweep : all) std::copy(sweep.out, sweep.out + kMaxCellStates, sweep.state);
   });
   if (recording) [[unlikely]] {
     std::uint32_t bits = tape == Tape::none ? 0 : tape == Tape::lean ? option::tape | option::lean : option::tape;

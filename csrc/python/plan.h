@@ -30,6 +30,25 @@ std::vector<double> check_hyper(const Rule& rule, std::vector<double> hyper) {
   return hyper;
 }
 
+// The arrays (p, g, *states) of one tensor's step, for callers that keep their own, checked: take(object, name) gives
+// an array's fields, state_dtype(dtype) what its states have.
+template <class Rule, class Take, class StateDtype>
+auto update_arrays(const Rule& rule, const std::vector<double>& hyper, const std::vector<std::string>& names,
+                   const std::vector<py::object>& objects, Take take, StateDtype state_dtype) {
+  check_hyper(rule, hyper);
+  if (int(objects.size()) != 2 + rule.states || names.size() != objects.size())
+    throw py::value_error(std::string(rule.name) + ": expected p, g and " + std::to_string(rule.states) + " states");
+  std::vector<decltype(take(nullptr, Name{}))> arrays;
+  const auto name = [&](std::size_t i) { return Name{names[i].c_str()}; };
+  for (std::size_t i = 0; i < objects.size(); ++i) {
+    arrays.push_back(take(objects[i].ptr(), name(i)));
+    const auto dtype = arrays[0].dtype;
+    check_alike(arrays[i], name(i), arrays[0], i < 2 ? dtype : state_dtype(dtype), i != 1);
+    for (std::size_t j = 0; j < i; ++j) check_no_overlap(arrays[i], name(i), arrays[j], name(j));
+  }
+  return arrays;
+}
+
 void set_step_info_type(PyObject* type);
 // Steals its references.
 py::object step_info(PyObject* norm, PyObject* applied, PyObject* first_nonfinite);

@@ -14,7 +14,7 @@ namespace fusedstep::python {
 inline constexpr const char* kWeightNames[] = {"weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_ch",
                                                "weight_hr", "gain_ih",   "gain_hh", "gain_c",  "bias_c"};
 inline constexpr int kWeights = int(std::size(kWeightNames));
-inline constexpr int kMaxStates = 2;             // h and c
+inline constexpr int kMaxCellStates = 2;         // h and c
 inline constexpr double kLongProduct = 1 << 17;  // fused multiply-adds, about 5 µs: the GIL is released for more
 
 // A cell's weight arrays, checked; absent ones are null.

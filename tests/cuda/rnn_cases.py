@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import fusedstep
 import numpy as np
-from fusedstep.rnn import CELLS, _cuda_layer, _cuda_run
+from fusedstep.rnn import CELLS
+from fusedstep.rnn._cuda import layer as cuda_layer
+from fusedstep.rnn._cuda import run as cuda_run
 
 from tests.rnn.sequences import MODULES, cell_kind
 
@@ -72,7 +74,7 @@ def ordered(host, order, seed=0, threads=1):
 def path(way, monkeypatch, host=None, device=None):
     """Take "steps" one by one or by "persistent" kernels, on a device of so many (multiprocessors, shared bytes)."""
     with monkeypatch.context() as patch:
-        for module in (_cuda_layer, _cuda_run):
+        for module in (cuda_layer, cuda_run):
             patch.setattr(module, "PERSISTENT_ROWS", {"steps": 0, "persistent": 1 << 20}[way])
         if device is None:
             yield

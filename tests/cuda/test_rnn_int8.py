@@ -4,7 +4,7 @@ import fusedstep
 import numpy as np
 import pytest
 from fusedstep.rnn import GRU, LSTM
-from fusedstep.rnn._cuda_int8 import quantized
+from fusedstep.rnn._cuda.int8 import quantized
 
 from tests.cuda.rnn_cases import KINDS, ORDERS, assert_close, module_on_gpu, ordered, to_gpu, to_host
 from tests.rnn.cells import arrays_of, assert_same_bits

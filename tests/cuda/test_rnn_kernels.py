@@ -3,7 +3,7 @@
 import fusedstep
 import numpy as np
 import pytest
-from fusedstep.rnn._cuda_sums import sum_rows
+from fusedstep.rnn._cuda.sums import sum_rows
 
 from tests.cuda.rnn_cases import ORDERS, ordered
 from tests.rnn.cells import DTYPES, assert_same_bits

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from fusedstep.rnn import _cuda_lean
+from fusedstep.rnn._cuda import lean as replay
 
 from tests.cuda.rnn_cases import KINDS, UNITS, assert_close, exact, gates_of, module_on_gpu, path, to_gpu, to_host
 from tests.cuda.test_rnn_sequences import CASES, states_and_inputs
@@ -16,7 +16,7 @@ NOISE = {"recurrent_dropout": 0.5, "zoneout": 0.3}
 @pytest.fixture(params=[1, 10, 4096], ids=lambda pairs: f"{pairs} pairs")
 def chunks(request, monkeypatch):
     """Chunks of one step, of some, and of all."""
-    monkeypatch.setattr(_cuda_lean, "PAIRS", request.param)
+    monkeypatch.setattr(replay, "PAIRS", request.param)
 
 
 def lean(cupy, case, **options):
@@ -99,7 +99,7 @@ def test_gates_of_few_steps_are_there_at_a_time(cupy, monkeypatch, kind):
     case = draw(kind, 40, 3, 5, 6)
     module, gpu = module_on_gpu(case), to_gpu(cupy, case)
     _, _, tape = module.forward(gpu.x, tape="lean")
-    monkeypatch.setattr(_cuda_lean, "PAIRS", 12)
+    monkeypatch.setattr(replay, "PAIRS", 12)
     device, made = type(module._place.device), []
 
     def recorded(make):

@@ -4,7 +4,7 @@ import fusedstep
 import numpy as np
 import pytest
 from fusedstep.rnn import CELLS, lstm, lstm_backward
-from fusedstep.rnn._cuda_run import Noise
+from fusedstep.rnn._cuda.run import Noise
 
 from tests.cuda.rnn_cases import (
     KINDS,

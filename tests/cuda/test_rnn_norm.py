@@ -4,7 +4,8 @@ other rows; and what its kernels and arrays are."""
 import fusedstep
 import numpy as np
 import pytest
-from fusedstep.rnn import GRU, LSTM, _cuda_norm, gru, gru_backward, lstm, lstm_backward
+from fusedstep.rnn import GRU, LSTM, gru, gru_backward, lstm, lstm_backward
+from fusedstep.rnn._cuda.norm import stretches
 
 from tests.cuda.norm_launches import NORMED
 from tests.cuda.rnn_cases import ORDERS, UNITS, assert_close, exact, module_on_gpu, ordered, to_gpu, to_host
@@ -190,9 +191,9 @@ def test_a_sweep_refuses_what_it_lacks(cupy):
 
 
 def test_stretches_of_slots():
-    assert list(_cuda_norm.stretches(range(4))) == [(0, 0, 4)]
-    assert list(_cuda_norm.stretches([0, 1, 3])) == [(0, 0, 2), (2, 3, 1)]
-    assert list(_cuda_norm.stretches([])) == []
+    assert list(stretches(range(4))) == [(0, 0, 4)]
+    assert list(stretches([0, 1, 3])) == [(0, 0, 2), (2, 3, 1)]
+    assert list(stretches([])) == []
 
 
 @kinds

@@ -54,7 +54,7 @@ class Contender(cpu.Contender):
     def rnn_ceiling(self, case: RnnCase) -> None:
         """Return none: what bounds a step is the latency of launches and barriers, of which no loop is a measure."""
 
-    def predicted(self, case: AnyCase) -> float | None:  # noqa: ARG002 - docs/gpu.md has the model of a GPU
+    def predict(self, case: AnyCase) -> None:  # noqa: ARG002 - docs/gpu.md has the model of a GPU
         return None
 
     def memory_facts(self, arrays: list[Any]) -> dict[str, Any]:  # noqa: ARG002

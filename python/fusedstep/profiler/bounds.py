@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from fusedstep.profiler.ceilings import MEMORY, Machine, Rate
+from fusedstep.profiler.ceilings import Machine
+from fusedstep.profiler.figures import MEMORY, Rate
 from fusedstep.profiler.work import Work
 
 BANDWIDTH, COMPUTE, OVERHEAD = "bandwidth-bound", "compute-bound", "overhead-bound"

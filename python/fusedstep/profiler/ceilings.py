@@ -3,34 +3,20 @@
 import os
 import platform
 import re
+import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fusedstep import _core
 from fusedstep.profiler import kernels
-
-STREAMS = ("copy", "triad", "update")
-DTYPES = ("float32", "float64")
-MEMORY = "memory"  # the level behind the caches
+from fusedstep.profiler.figures import DTYPES, LEVELS, MEMORY, STREAMS, Figure, Meter, Rate, figures
 
 # Bytes where the system does not tell: what most of today's processors have at least.
 _USUAL = {"L1": 32 << 10, "L2": 512 << 10, "L3": 8 << 20}
-_SECONDS = 0.02  # of one measurement; there are three dozen
-
-
-class Rate(NamedTuple):
-    """A rate on one thread, and on all.
-
-    Attributes
-    ----------
-    one, all : float
-        GB/s or GFLOP/s.
-    """
-
-    one: float
-    all: float
+_SECONDS = 0.02  # of one figure; there are four dozen
+_TURNS = 3  # in which it is measured
 
 
 class Machine(NamedTuple):
@@ -45,17 +31,20 @@ class Machine(NamedTuple):
     caches : dict
         Bytes that one thread has of ``"L1"``, ``"L2"`` and ``"L3"`` where the others run too.
     bandwidth : dict
-        By level (``"L1"``, ``"L2"``, ``"L3"``, ``"memory"``), then by stream, a `Rate` in GB/s: ``"copy"`` (one array
-        to another), ``"triad"`` (a sum of two) and ``"update"`` (Adam's bytes without its arithmetic).
+        By level (``"L1"``, ``"L2"``, ``"L3"``, ``"memory"``), then by stream, a `Rate` in GB/s: ``"read"``,
+        ``"copy"`` (one array to another), ``"triad"`` (a sum of two) and ``"update"`` (Adam's bytes without its
+        arithmetic). All threads are as many times as fast as the slowest of them.
     peak : dict
         By dtype, a `Rate` in GFLOP/s: fused multiply-adds on registers, each two FLOPs.
     region : float
-        Seconds of a parallel region of all threads that does nothing.
+        Seconds of a parallel region of all threads that read its arguments and meet once.
+    barrier : float
+        Seconds in which all threads of a region meet once more.
     calls : dict
         By kind (``"optimizer"``, ``"cell"``, …), seconds of the smallest call; ``"tensor"``: of each further one in an
         optimizer's step.
     rates : dict
-        What the kernels' parts reach on one thread, in 1e9 a second, of float32: FLOPs of ``"products"`` of many rows
+        By part of the kernels, a `Rate` in 1e9 a second, of float32: FLOPs of ``"products"`` of many rows
         and of the gates' ``"functions"``; elements with a root and a division (``"roots"``), and of ``"norms"``;
         weights of ``"packing"``.
     """
@@ -67,8 +56,9 @@ class Machine(NamedTuple):
     bandwidth: dict[str, dict[str, Rate]]
     peak: dict[str, Rate]
     region: float
+    barrier: float
     calls: dict[str, float]
-    rates: dict[str, float]
+    rates: dict[str, Rate]
 
     def __str__(self) -> str:
         """Lay out the figures as a table."""
@@ -79,9 +69,10 @@ class Machine(NamedTuple):
             lines.append(f"{level + size:24}" + "".join(f"{_pair(by_stream[stream]):>18}" for stream in STREAMS))
         lines += ["", f"{'GFLOP/s':24}" + "".join(f"{dtype:>18}" for dtype in self.peak)]
         lines.append(f"{'fused multiply-adds':24}" + "".join(f"{_pair(rate):>18}" for rate in self.peak.values()))
-        lines += ["", f"{'an empty region':24}{self.region * 1e9:15,.0f} ns"]
+        lines += ["", f"{'a region':24}{self.region * 1e9:15,.0f} ns"]
+        lines += [f"{'a barrier':24}{self.barrier * 1e9:15,.0f} ns"]
         lines += [f"{'smallest ' + name:24}{seconds * 1e9:15,.0f} ns" for name, seconds in self.calls.items()]
-        lines += [f"{name + ', one thread':24}{rate:15.2f} G/s" for name, rate in self.rates.items()]
+        lines += [f"{name + ', one thread / all':24}{_pair(rate):>18} G/s" for name, rate in self.rates.items()]
         return "\n".join(lines)
 
 
@@ -128,36 +119,67 @@ def _caches() -> dict[str, int]:
 
 
 def _measure() -> Machine:
-    threads = _core.num_threads()
-    caches = _caches()
-    # Well inside each level and well past the one before; in memory, eight times the last, within reason.
-    sizes = {"L1": caches["L1"] * 3 // 4}
-    sizes["L2"] = max(caches["L2"] // 2, 2 * caches["L1"])
-    sizes["L3"] = max(caches["L3"] // 2, 2 * caches["L2"])
-    sizes[MEMORY] = min(max(8 * caches["L3"], 64 << 20), 256 << 20)
-    counts = sorted({1, threads})
+    threads, caches = _core.num_threads(), _caches()
+    meter = Meter(threads, caches)
+    measured: dict[Figure, list[float]] = {figure: [] for figure in figures()}
+    for turn in range(_TURNS):  # a while apart, as others may use the machine
+        for figure, values in measured.items():
+            seconds = _SECONDS / (3 if figure[0] in ("calls", "rates") else 1)
+            if (threads == 1 and figure[-1] == "all") or (MEMORY in figure and turn == 0):
+                continue  # the same as on one; or twice is enough, as its arrays take a while
+            values.append(meter.measure(figure, seconds / _TURNS))
 
-    def rate(measure: Any, samples: int = 1) -> Rate:
-        values = [min(measure(count) for _ in range(samples)) for count in counts]
-        return Rate(values[0], values[-1])
+    def chosen(figure: Figure) -> float:
+        values = measured[figure] or measured[*figure[:-1], "one"]
+        if figure[0] in ("bandwidth", "peak"):
+            # The best that the machine did; but what is larger than a cache is at times found there.
+            return min(values) if MEMORY in figure else max(values)
+        # A difference is small where the longer call alone was undisturbed: not the best of them.
+        return statistics.median(values) if figure[0] in ("calls", "rates") else min(values)
+
+    found = {figure: chosen(figure) for figure in measured}
+    nothing = Rate(0.0, 0.0)
+    empty = Machine(
+        _cpu(),
+        _core.build_info()["isa"],
+        threads,
+        caches,
+        {level: dict.fromkeys(STREAMS, nothing) for level in LEVELS},
+        dict.fromkeys(DTYPES, nothing),
+        0.0,
+        0.0,
+        dict.fromkeys(kernels.CALLS, 0.0),
+        dict.fromkeys(kernels.RATES, nothing),
+    )
+    return replaced(empty, found)
+
+
+def value(machine: Machine, figure: Figure) -> float:
+    """Return a figure of a machine."""
+    found: Any = getattr(machine, figure[0])
+    for name in figure[1:]:
+        found = getattr(found, name) if isinstance(found, Rate) else found[name]
+    return float(found)
+
+
+def replaced(machine: Machine, found: Mapping[Figure, float]) -> Machine:
+    """Return a machine with these figures, and the others as they are."""
+
+    def rate(*place: str, known: Rate) -> Rate:
+        return Rate(*(found.get((*place, count), getattr(known, count)) for count in Rate._fields))
 
     bandwidth = {
-        level: {
-            stream: rate(
-                lambda count, stream=stream, size=size: _core.bandwidth(stream, size, _SECONDS, count),
-                # The lower of two: at times much of what is larger than a cache is found there.
-                samples=2 if level == MEMORY else 1,
-            )
-            for stream in STREAMS
-        }
-        for level, size in sizes.items()
+        level: {stream: rate("bandwidth", level, stream, known=known) for stream, known in by_stream.items()}
+        for level, by_stream in machine.bandwidth.items()
     }
-    peak = {dtype: rate(lambda count, dtype=dtype: _core.fma_peak(dtype, _SECONDS, count)) for dtype in DTYPES}
-    region = _core.region(_SECONDS, threads) if threads > 1 else 0.0
-    calls = kernels.calls(_SECONDS / 3)
-    rates = kernels.rates(_SECONDS / 3, peak["float32"].all / peak["float32"].one)
-    isa = _core.build_info()["isa"]
-    return Machine(_cpu(), isa, threads, caches, bandwidth, peak, region, calls, rates)
+    return machine._replace(
+        bandwidth=bandwidth,
+        peak={dtype: rate("peak", dtype, known=known) for dtype, known in machine.peak.items()},
+        region=found.get(("region",), machine.region),
+        barrier=found.get(("barrier",), machine.barrier),
+        calls={kind: found.get(("calls", kind), known) for kind, known in machine.calls.items()},
+        rates={part: rate("rates", part, known=known) for part, known in machine.rates.items()},
+    )
 
 
 def _folder() -> Path:
@@ -184,7 +206,8 @@ def _read(file: Path) -> Machine | None:
             for level, by_stream in record.pop("bandwidth").items()
         }
         peak = {dtype: Rate(*record["peak"][dtype]) for dtype in DTYPES}
-        given = {"bandwidth": bandwidth, "peak": peak, "calls": record["calls"], "rates": record["rates"]}
+        rates = {part: Rate(*record["rates"][part]) for part in kernels.RATES}
+        given = {"bandwidth": bandwidth, "peak": peak, "calls": record["calls"], "rates": rates}
         return Machine(**{**record, **given})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or not ours: measure anew
         return None

@@ -1,26 +1,29 @@
 """How fast the kernels' own parts are on this machine: what a prediction takes beside bandwidths and the peak.
 
-Each is measured by a call that has little else in it.
+Each is measured by a call that has little else in it, or by what one call takes beyond another.
 """
 
+import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fusedstep import _core
 from fusedstep._cost import SIGMOID
 
-RATES = ("products", "functions", "roots", "norms", "packing")
-CALLS = ("optimizer", "tensor", "cell", "stream", "sequence", "sequence_backward", "loss")
-STEP_ELEMENTS = 1 << 17  # of an optimizer's step, for each thread: in a cache, on pages of the usual size
+# Of an optimizer's step that one thread takes (csrc/cpu/multi_tensor.cpp) and finds in L2.
+STEP_ELEMENTS = 30_000
 ROWS, WIDTH = 48, 192  # of a step whose time is that of its products
-PACKED_WIDTH = 112  # of a step whose weights one thread packs: csrc/cpu/rnn.h has it share more work
+TENSORS = 64  # of an optimizer's step whose time is theirs
+
+Call = Callable[[], Any]
+Timer = Callable[[Call, float], float]  # the seconds of a call, of some rounds that take so many seconds
 
 
-def seconds_of(f: Callable[[], Any], seconds: float) -> float:
-    """Return the seconds of a call: of the fastest of several rounds, about so many seconds in all."""
+def _rounds(f: Call, seconds: float) -> list[float]:
+    """Return the seconds of a call in each of several rounds, about so many seconds in all, after some to warm up."""
     repeats, taken = 1, 0.0
     while taken < seconds / 16:
         repeats *= 2
@@ -28,14 +31,44 @@ def seconds_of(f: Callable[[], Any], seconds: float) -> float:
         for _ in range(repeats):
             f()
         taken = time.perf_counter() - start
-    best = taken / repeats
+    rounds: list[float] = []
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
+    while not rounds or time.perf_counter() < end:
         start = time.perf_counter()
         for _ in range(repeats):
             f()
-        best = min(best, (time.perf_counter() - start) / repeats)
-    return best
+        rounds.append((time.perf_counter() - start) / repeats)
+    return rounds
+
+
+def fastest(f: Call, seconds: float) -> float:
+    """Return the seconds of a call in the fastest round: what the machine can do."""
+    return min(_rounds(f, seconds))
+
+
+def mean(f: Call, seconds: float) -> float:
+    """Return the seconds of a call over all rounds: what the machine does now."""
+    return float(np.mean(_rounds(f, seconds)))
+
+
+class Probe(NamedTuple):
+    """Calls to time, and what follows from their seconds."""
+
+    calls: tuple[Call, ...]
+    figure: Callable[..., float]
+
+    def measure(self, seconds: float, timer: Timer = fastest) -> float:
+        """Time every call for about so many seconds."""
+        return self.figure(*(timer(call, seconds) for call in self.calls))
+
+
+def _of(call: Call) -> Probe:
+    return Probe((call,), lambda seconds: seconds)
+
+
+def _rate(amount: float, *calls: Call) -> Probe:
+    """Return the probe of so much of work a second, in 1e9: of the last call, beyond the first where there are two."""
+    return Probe(calls, lambda first, last=0.0: amount / max(last - first if last else first, 1e-9) / 1e9)
 
 
 def _stepper(rule: str, elements: int) -> tuple[Callable[..., Any], list[Any]]:
@@ -48,61 +81,140 @@ def _stepper(rule: str, elements: int) -> tuple[Callable[..., Any], list[Any]]:
     return plan.stepper(), [g]
 
 
-def rates(seconds: float, scale: float) -> dict[str, float]:
-    """Measure `RATES` of one thread, in units of 1e9 a second, of float32; all threads reach `scale` times as much.
+# The probes of `rates`.
 
-    FLOPs of the products of many rows, and of the gates' functions; elements whose update takes a root and a division;
-    elements of a norm; and weights that are packed.
-    """
-    from fusedstep.rnn import LSTM, LSTMCell  # noqa: PLC0415 - the package is whole when this is asked for
+
+def _products() -> Probe:
+    from fusedstep.rnn import LSTM  # noqa: PLC0415 - the package is whole when this is asked for
 
     stream = LSTM(WIDTH, WIDTH, rng=0).stream(ROWS)
     x, out = np.zeros((ROWS, WIDTH), np.float32), np.empty((ROWS, WIDTH), np.float32)
+    return _rate(2 * 4 * WIDTH * 2 * WIDTH * ROWS, lambda: stream.step(x, out))
+
+
+def _functions() -> Probe:
     values = np.linspace(-4, 4, 4096, dtype=np.float32)
-    elements = STEP_ELEMENTS * _core.num_threads()
-    step, grads = _stepper("adagrad", elements)
-    cell = LSTMCell(PACKED_WIDTH, PACKED_WIDTH, rng=0)
-    row, state = np.zeros(PACKED_WIDTH, np.float32), (np.zeros(PACKED_WIDTH, np.float32),) * 2
-    new = tuple(np.empty(PACKED_WIDTH, np.float32) for _ in range(2))
-    plain = seconds_of(lambda: step(grads, None, 1.0, False, False), seconds)
-    checked = seconds_of(lambda: step(grads, None, 1.0, True, False), seconds)
-    unfrozen = seconds_of(lambda: cell(row, state, out=new), seconds)
-    cell.freeze()
-    frozen = seconds_of(lambda: cell(row, state, out=new), seconds)
-    return {
-        "products": 2 * 4 * WIDTH * 2 * WIDTH * ROWS / seconds_of(lambda: stream.step(x, out), seconds) / 1e9,
-        "functions": SIGMOID * values.size / seconds_of(lambda: _core.math("sigmoid", values), seconds) / 1e9,
-        "roots": elements / plain / scale / 1e9,
-        "norms": elements / max(checked - plain, 1e-9) / scale / 1e9,
-        "packing": 8 * PACKED_WIDTH**2 / max(unfrozen - frozen, 1e-9) / 1e9,
-    }
+    return _rate(SIGMOID * values.size, lambda: _core.math("sigmoid", values))
 
 
-def calls(seconds: float) -> dict[str, float]:
-    """Measure `CALLS`: seconds of the smallest call of each kind, as Python makes it; and of each further tensor."""
-    from fusedstep import loss  # noqa: PLC0415
+def _roots() -> Probe:
+    step, grads = _stepper("adagrad", STEP_ELEMENTS)
+    return _rate(STEP_ELEMENTS, lambda: step(grads, None, 1.0, False, False))
+
+
+def _norms() -> Probe:
+    step, grads = _stepper("adagrad", STEP_ELEMENTS)
+    return _rate(
+        STEP_ELEMENTS,
+        lambda: step(grads, None, 1.0, False, False),
+        lambda: step(grads, None, 1.0, True, False),
+    )
+
+
+def packed_width(threads: int) -> int:
+    """Return the width, whole panels, of an LSTM's step of one row whose weights so many threads pack.
+
+    csrc/cpu/rnn.h has each of several take 2¹⁷ of them, of 8 · width².
+    """
+    return 112 if threads == 1 else 64 * math.ceil(2 * math.sqrt(threads))
+
+
+def packing(threads: int = 1) -> Probe:
+    """Return what measures weights that are packed, on so many threads."""
+    from fusedstep.rnn import LSTMCell  # noqa: PLC0415
+
+    width = packed_width(threads)
+    frozen, unfrozen = (LSTMCell(width, width, rng=0) for _ in range(2))
+    frozen.freeze()
+    row, state = np.zeros(width, np.float32), (np.zeros(width, np.float32),) * 2
+    new = tuple(np.empty(width, np.float32) for _ in range(2))
+    return _rate(8 * width**2, lambda: frozen(row, state, out=new), lambda: unfrozen(row, state, out=new))
+
+
+# The probes of `calls`: the smallest call of each kind, as Python makes it.
+
+
+def _optimizer() -> Probe:
     from fusedstep.optim import Adam  # noqa: PLC0415
-    from fusedstep.rnn import LSTM, LSTMCell  # noqa: PLC0415
 
-    tensors = 64
-    grads = [np.ones(1, np.float32) for _ in range(tensors)]
-    one, many = Adam(np.ones(1, np.float32)), Adam([np.ones(1, np.float32) for _ in grads])
-    cell, module = LSTMCell(1, 1, rng=0).freeze(), LSTM(1, 1, rng=0)
-    stream, row = module.stream(), np.zeros(1, np.float32)
-    x = np.zeros((1, 1, 1), np.float32)
-    y, _, _ = module.forward(x)
-    single = seconds_of(lambda: one.step(grads[0]), seconds)
-    several = seconds_of(lambda: many.step(grads), seconds)
+    adam, grad = Adam(np.ones(1, np.float32)), np.ones(1, np.float32)
+    return _of(lambda: adam.step(grad))
+
+
+def _tensor() -> Probe:
+    from fusedstep.optim import Adam  # noqa: PLC0415
+
+    params, grads = ([np.ones(1, np.float32) for _ in range(TENSORS)] for _ in range(2))
+    one, many = Adam(params[0].copy()), Adam(params)
+    return Probe(
+        (lambda: one.step(grads[0]), lambda: many.step(grads)),
+        lambda single, several: max(several - single, 1e-9) / (TENSORS - 1),
+    )
+
+
+def _cell() -> Probe:
+    from fusedstep.rnn import LSTMCell  # noqa: PLC0415
+
+    cell, row = LSTMCell(1, 1, rng=0).freeze(), np.zeros(1, np.float32)
     state, new = (row, row.copy()), (row.copy(), row.copy())
-    forward = seconds_of(lambda: module.forward(x), seconds)
-    return {
-        "optimizer": single,
-        "tensor": max(several - single, 1e-9) / (tensors - 1),
-        "cell": seconds_of(lambda: cell(row, state, out=new), seconds),
-        "stream": seconds_of(lambda: stream.step(row, new[0]), seconds),
-        "sequence": seconds_of(lambda: module(x), seconds),
-        "sequence_backward": max(
-            seconds_of(lambda: module.backward(module.forward(x)[2], y), seconds) - forward, forward / 2
-        ),
-        "loss": seconds_of(lambda: loss.mse(row, 0.0), seconds),
-    }
+    return _of(lambda: cell(row, state, out=new))
+
+
+def _stream() -> Probe:
+    from fusedstep.rnn import LSTM  # noqa: PLC0415
+
+    stream, row, new = LSTM(1, 1, rng=0).stream(), np.zeros(1, np.float32), np.zeros(1, np.float32)
+    return _of(lambda: stream.step(row, new))
+
+
+def _sequence() -> Probe:
+    from fusedstep.rnn import LSTM  # noqa: PLC0415
+
+    module, x = LSTM(1, 1, rng=0), np.zeros((1, 1, 1), np.float32)
+    return _of(lambda: module(x))
+
+
+def _sequence_backward() -> Probe:
+    from fusedstep.rnn import LSTM  # noqa: PLC0415
+
+    module, x = LSTM(1, 1, rng=0), np.zeros((1, 1, 1), np.float32)
+    y, _, _ = module.forward(x)
+    return Probe(
+        (lambda: module.forward(x), lambda: module.backward(module.forward(x)[2], y)),
+        lambda forward, both: max(both - forward, forward / 2),
+    )
+
+
+def _loss() -> Probe:
+    from fusedstep import loss  # noqa: PLC0415
+
+    row = np.zeros(1, np.float32)
+    return _of(lambda: loss.mse(row, 0.0))
+
+
+RATES: dict[str, Callable[[], Probe]] = {
+    "products": _products,
+    "functions": _functions,
+    "roots": _roots,
+    "norms": _norms,
+    "packing": packing,
+}
+CALLS: dict[str, Callable[[], Probe]] = {
+    "optimizer": _optimizer,
+    "tensor": _tensor,
+    "cell": _cell,
+    "stream": _stream,
+    "sequence": _sequence,
+    "sequence_backward": _sequence_backward,
+    "loss": _loss,
+}
+
+
+def probe(name: str) -> Probe:
+    """Return what measures one of `RATES`, of one thread in 1e9 a second of float32, or the seconds of one of `CALLS`.
+
+    FLOPs of the products of many rows, and of the gates' functions; elements whose update takes a root and a division;
+    elements of a norm; and weights that are packed. Seconds of the smallest call of each kind, and of each further
+    tensor.
+    """
+    return (RATES | CALLS)[name]()

@@ -5,8 +5,9 @@ A call takes the seconds of the smallest call of its kind, and those of its work
 - An optimizer's step: the longer of its bytes, at the "update" bandwidth of the level that holds its arrays, and its
   elements at the rate of a root and a division (which bind where the arrays are in a cache); a norm pass and zeros
   before that.
-- A step of a cell: the longer of its weights' way, at the "copy" bandwidth, and its products, at the rate of products
-  of many rows; then its gates' functions, and where weights are not frozen, packing them.
+- A step of a cell: the longer of its weights' way, at the "read" bandwidth of the levels where the step before left
+  them, and its products, at the rate of products of many rows; then its gates' functions, the codes of x and h where
+  weights are int8, and where weights are not frozen, packing them. In a stream, the way of h from thread to thread.
 - A sequence: at each step the same of the state's weights, and a barrier; the products with the input, over
   all steps, at the rate of many rows; functions, and the arrays' way.
 - Backward: two products for each one forward, none of them waiting for weights but that of the state; the tape's way.
@@ -19,8 +20,9 @@ from typing import NamedTuple
 
 from fusedstep._cost import Cost
 from fusedstep.optim._cost import step_cost
-from fusedstep.profiler.bounds import INT8_PRODUCTS, level_of, on_threads
-from fusedstep.profiler.ceilings import Machine, Rate
+from fusedstep.profiler.bounds import HELD, INT8_PRODUCTS, level_of, on_threads
+from fusedstep.profiler.ceilings import Machine
+from fusedstep.profiler.figures import LEVELS, Rate
 from fusedstep.rnn import UNIT_FLOPS
 from fusedstep.rnn._cost import (
     Sizes,
@@ -33,8 +35,8 @@ from fusedstep.rnn._cost import (
 
 STEP_ELEMENTS = 16384  # of an optimizer's step, for each thread: csrc/cpu/multi_tensor.cpp
 STEP_PRODUCTS = 1 << 17  # multiply-adds of a cell's step, for each thread: csrc/cpu/rnn.h
+LINE = 64  # bytes that pass from core to core at once
 FEW_ROWS, BARRIERS = 4, 8  # a step of a sequence counts so many rows at least; barriers for a wake: csrc/cpu/pairs.h
-BARRIER = 0.5  # of an empty region
 BACK_PACKED = 2  # packings of the weights in a call backward: for dx and for dh
 
 
@@ -62,17 +64,34 @@ class _Rates:
 
     def __init__(self, machine: Machine, threads: int, itemsize: int) -> None:
         self.machine, self.threads = machine, threads
-        peak = machine.peak["float32"]
-        self._scale = on_threads(peak, threads, machine) / peak.one * (1e9 if itemsize == 4 else 5e8)
+        self._scale = 1e9 if itemsize == 4 else 5e8
 
     def part(self, name: str) -> float:
         """Return the rate of a part of the kernels, a second."""
-        return self.machine.rates[name] * self._scale
+        return on_threads(self.machine.rates[name], self.threads, self.machine) * self._scale
 
     def bytes(self, stream: str, resident: float) -> float:
         """Return the bytes a second of arrays that are as large."""
-        rate: Rate = self.machine.bandwidth[level_of(resident, self.threads, self.machine)][stream]
+        return self._bytes(stream, level_of(resident, self.threads, self.machine))
+
+    def _bytes(self, stream: str, level: str) -> float:
+        rate: Rate = self.machine.bandwidth[level][stream]
         return on_threads(rate, self.threads, self.machine) * 1e9
+
+    def to_and_fro(self, size: float) -> float:
+        """Return the seconds of weights that one call passes from the first and the next one from the last.
+
+        What a call passed at its end, as much as a cache holds, the next finds there at its beginning; only the rest
+        comes from the level behind. That is so from L2 on: reading ahead leaves little of the call before in L1.
+        """
+        if level_of(size, self.threads, self.machine) == "L1":
+            return size / self._bytes("read", "L1")
+        seconds, passed = 0.0, 0.0
+        for level in LEVELS[1:]:
+            held = HELD * self.machine.caches[level] * self.threads if level in self.machine.caches else size
+            seconds += max(min(size, held) - passed, 0.0) / self._bytes("read", level)
+            passed = min(size, held)
+        return seconds
 
 
 def step(
@@ -96,16 +115,34 @@ def step(
     seconds = machine.calls["optimizer"] + (tensors - 1) * machine.calls["tensor"] + machine.region * (threads > 1)
     seconds += max(plain.bytes / rates.bytes("update", resident), elements / rates.part("roots"))
     if norm:
-        moved = elements * itemsize / rates.bytes("copy", resident)
+        moved = elements * itemsize / rates.bytes("read", resident)
         seconds += machine.region * (threads > 1) + max(moved, elements / rates.part("norms"))
     return Prediction(cost, seconds)
 
 
-def _products(s: Sizes, rows: float, weights: int, rates: _Rates) -> float:
+def _products(s: Sizes, rows: float, weights: int, rates: _Rates, *, to_and_fro: bool = False) -> float:
     """Return the seconds of a product of rows with weights, whichever takes longer to come by."""
     size = weights * s.weight_itemsize
     factor = INT8_PRODUCTS if s.storage == "int8" else 1
-    return max(size / rates.bytes("copy", size), 2 * rows * weights / (factor * rates.part("products")))
+    way = rates.to_and_fro(size) if to_and_fro else size / rates.bytes("read", size)
+    return max(way, 2 * rows * weights / (factor * rates.part("products")))
+
+
+def _passed_on(values: float, threads: int, itemsize: int, machine: Machine) -> float:
+    """Return the seconds in which every thread gets what the others wrote of the values of a row.
+
+    Its lines come one after the other, those of several rows side by side. A barrier is the way of two lines: that
+    someone arrived, and that all did.
+    """
+    return values * (threads - 1) / threads * itemsize / LINE * machine.barrier / 2
+
+
+def _codes(s: Sizes, values: float, machine: Machine) -> float:
+    """Return the seconds in which a thread makes int8 codes of so many values of x and h: a division each, no root.
+
+    Every thread makes those that it multiplies; they share h of several rows.
+    """
+    return values / _Rates(machine, 1, s.itemsize).part("roots") if s.storage == "int8" else 0.0
 
 
 def cell(
@@ -126,7 +163,10 @@ def cell(
         weights = own.input_weights + own.state_weights
         count = _threads(B * weights, STEP_PRODUCTS, machine, threads)
         rates = _Rates(machine, count, s.itemsize)
-        seconds += _products(own, B, weights, rates) + machine.region * (count > 1)
+        seconds += _products(own, B, weights, rates, to_and_fro=True) + machine.region * (count > 1)
+        seconds += _codes(own, B * (own.I + own.P), machine)
+        if kind == "stream":  # a cell's state is its caller's
+            seconds += _passed_on(own.P, count, s.itemsize, machine)
         seconds += B * s.H * UNIT_FLOPS[s.kind][0] / rates.part("functions")
         if not frozen:
             seconds += weights / rates.part("packing")
@@ -159,9 +199,11 @@ def sequence(
     rates = _Rates(machine, count, s.itemsize)
     rows = pairs / max(steps, 1)
     again = s.D * s.state_weights
-    seconds = machine.calls["sequence"] + steps * BARRIER * machine.region * (count > 1)
+    meeting = machine.barrier * (count > 1) + _passed_on(s.P, count, s.itemsize, machine)
+    seconds = machine.calls["sequence"] + steps * meeting
     seconds += steps * _products(s, rows, again, rates)
     seconds += 2 * pairs * s.D * s.input_weights / rates.part("products")
+    seconds += _codes(s, s.D * pairs * (s.I + s.P / (count if rows > 1 else 1)), machine)
     seconds += pairs * s.D * s.H * UNIT_FLOPS[s.kind][0] / rates.part("functions")
     moved = cost.bytes - steps * again * s.weight_itemsize
     seconds += moved / rates.bytes("copy", moved)
@@ -178,7 +220,8 @@ def sequence_backward(
     count = _step_threads(machine, s, steps, B)
     rates = _Rates(machine, count, s.itemsize)
     again = s.D * s.state_weights
-    seconds = machine.calls["sequence_backward"] + steps * BARRIER * machine.region * (count > 1)
+    meeting = machine.barrier * (count > 1) + _passed_on(s.gates * s.H, count, s.itemsize, machine)
+    seconds = machine.calls["sequence_backward"] + steps * meeting
     seconds += BACK_PACKED * s.parameters / rates.part("packing")
     seconds += steps * _products(s, pairs / max(steps, 1), again, rates)
     products = pairs * s.D * (s.input_weights * (1 + dx) + s.state_weights)

@@ -7,12 +7,12 @@ and then back. What belongs to a chunk lies in the order in which its steps are 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fusedstep.rnn._cuda_input import flat
-from fusedstep.rnn._cuda_norm import taped_widths, widths_back
-from fusedstep.rnn._cuda_run import give_weights
+from fusedstep.rnn._cuda.gradients import give_weights
+from fusedstep.rnn._cuda.input import flat
+from fusedstep.rnn._cuda.norm import taped_widths, widths_back
 
 if TYPE_CHECKING:
-    from fusedstep.rnn._cuda_run import Run
+    from fusedstep.rnn._cuda.run import Run
 
 PAIRS = 4096  # steps times rows of a chunk, at least: the CPU's
 
@@ -74,7 +74,7 @@ class Chunk:
         device.core.give_steps(dx, part, *where, d > 0, stream)
 
 
-def backward(
+def replay_back(
     run: "Run", dy: Any, dstate: Sequence[Any], dx: Any, gradients: Sequence[Mapping[str, Any]], add: bool
 ) -> None:
     """Run back, direction by direction."""

@@ -9,11 +9,11 @@ from typing import Any
 
 from fusedstep._device import Device
 from fusedstep._record import flags
-from fusedstep.rnn._cuda_arguments import cell_of, check_contiguous, check_dtype, check_shape, float_array, overlap
-from fusedstep.rnn._cuda_frozen import snapshot
-from fusedstep.rnn._cuda_int8 import multiply, rows_of
-from fusedstep.rnn._cuda_projection import sweep_of
-from fusedstep.rnn._cuda_run import Noise
+from fusedstep.rnn._cuda.arguments import cell_of, check_contiguous, check_dtype, check_shape, float_array, overlap
+from fusedstep.rnn._cuda.frozen import snapshot
+from fusedstep.rnn._cuda.int8 import multiply, rows_of
+from fusedstep.rnn._cuda.projection import sweep_of
+from fusedstep.rnn._cuda.run import Noise
 
 
 class Step:

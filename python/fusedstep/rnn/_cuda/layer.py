@@ -13,12 +13,12 @@ from typing import Any
 
 from fusedstep._array import Array
 from fusedstep._device import Device
-from fusedstep.rnn._cuda_arguments import cell_of
-from fusedstep.rnn._cuda_frozen import Freezable
-from fusedstep.rnn._cuda_input import Input
-from fusedstep.rnn._cuda_int8 import multiply, rows_of
-from fusedstep.rnn._cuda_projection import sweep_of
-from fusedstep.rnn._cuda_run import Noise, Run, take_persistently
+from fusedstep.rnn._cuda.arguments import cell_of
+from fusedstep.rnn._cuda.frozen import Freezable
+from fusedstep.rnn._cuda.input import Input
+from fusedstep.rnn._cuda.int8 import multiply, rows_of
+from fusedstep.rnn._cuda.projection import sweep_of
+from fusedstep.rnn._cuda.run import Noise, Run, take_persistently
 from fusedstep.rnn._tape import TAPES
 
 # Up to so many rows one persistent kernel takes the steps, where the weights fit. Each of its blocks copies a whole

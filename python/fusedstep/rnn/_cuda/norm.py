@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from fusedstep._device import Device
-from fusedstep.rnn._cuda_input import flat
-from fusedstep.rnn._cuda_sums import sum_rows
+from fusedstep.rnn._cuda.input import flat
+from fusedstep.rnn._cuda.sums import sum_rows
 
 
 def taped_widths(cell: Mapping[str, Any]) -> dict[str, int]:

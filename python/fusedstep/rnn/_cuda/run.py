@@ -1,6 +1,5 @@
 """A layer's run on a GPU, and the way back through it: `_core.Run` for CUDA arrays."""
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -8,14 +7,15 @@ import numpy as np
 
 from fusedstep._device import Device
 from fusedstep._record import Recording, flags
-from fusedstep.rnn._cuda_input import Input, flat
-from fusedstep.rnn._cuda_int8 import Codes
-from fusedstep.rnn._cuda_norm import give_gains, taped_widths, widths_back
-from fusedstep.rnn._cuda_projection import zoned
-from fusedstep.rnn._cuda_sums import sum_rows
+from fusedstep.rnn._cuda.gradients import give_weights
+from fusedstep.rnn._cuda.input import Input
+from fusedstep.rnn._cuda.int8 import Codes
+from fusedstep.rnn._cuda.lean import replay_back
+from fusedstep.rnn._cuda.norm import taped_widths, widths_back
+from fusedstep.rnn._cuda.projection import zoned
 
 if TYPE_CHECKING:
-    from fusedstep.rnn._cuda_layer import Layer
+    from fusedstep.rnn._cuda.layer import Layer
 
 # As for the steps forward: here each block copies a step's gate gradients, as many times wider as there are gates.
 PERSISTENT_ROWS = 16
@@ -193,8 +193,7 @@ class Run:
             return
         self.layer.device.launch_stream()  # which checks that it is there
         if self.lean:
-            backward = importlib.import_module("fusedstep.rnn._cuda_lean").backward  # which imports this
-            backward(self, dy, dstate, dx, gradients, add)
+            replay_back(self, dy, dstate, dx, gradients, add)
             return
         sweeps = [self._sweep_back(d, dy, [s[d] for s in dstate]) for d in range(len(gradients))]
         if B <= PERSISTENT_ROWS and self.fits(backward=True):
@@ -265,40 +264,3 @@ class Run:
                 device.core.add(inputs.rows(to), inputs.rows(part), device.launch_stream())
         if to is not dx:
             device.core.copy_rows(to, dx, None, device.launch_stream())
-
-
-def give_weights(
-    layer: "Layer", arrays: Mapping[str, Any], ends: tuple[Any, Any], gradients: Mapping[str, Any], *, add: bool
-) -> None:
-    """Write a direction's gradients of the weights, which sum over steps and rows, or add them.
-
-    `ends`: the gates' gradients as W_ih sees them, and x, a row for each step and row.
-    """
-    device, cell, H, early = layer.device, layer.cell, layer.H, layer.early
-    dinput, x = ends
-    seen = flat(arrays["dstate"] if "dstate" in arrays else arrays["dinput"][: len(arrays["previous_h"])])
-
-    def product(to: Any, *parts: tuple[Any, Any, Any]) -> None:
-        room = device.empty(to.shape, to.dtype) if add else to
-        for a, b, rows in parts:
-            device.matmul(a.T, b, out=room[rows])
-        if add:
-            device.core.add(to, room, device.launch_stream())
-
-    product(gradients["weight_ih"], (dinput, x, slice(None)))
-    parts = [(seen, flat(arrays["previous_h"]), slice(early))]
-    if layer.late:
-        parts.append((flat(arrays["dlate"]), flat(arrays["all_reset_h"]), slice(early, None)))
-    product(gradients["weight_hh"], *parts)
-    if "weight_hr" in gradients:
-        product(gradients["weight_hr"], (flat(arrays["dprojected"]), flat(arrays["m"]), slice(None)))
-    if cell["norms"]:
-        give_gains(device, cell, arrays, gradients, add=add)
-    elif "bias_ih" in gradients and cell["separate"]:
-        sum_rows(device, dinput, None, [gradients["bias_ih"]], add=add)
-        sum_rows(device, seen, None, [gradients["bias_hh"]], add=add)
-    elif "bias_ih" in gradients:
-        sum_rows(device, dinput, None, [gradients["bias_ih"], gradients["bias_hh"]], add=add)
-    for j, (gate, sees_next) in enumerate(cell["peepholes"]):
-        c = flat(arrays[("next_c" if "next_c" in arrays else "states") if sees_next else "previous_c"])
-        sum_rows(device, seen[:, gate * H : (gate + 1) * H], c, [gradients["weight_ch"][j]], add=add)

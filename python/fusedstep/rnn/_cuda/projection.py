@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fusedstep._device import Device
-from fusedstep.rnn._cuda_int8 import Codes, multiply
+from fusedstep.rnn._cuda.int8 import Codes, multiply
 
 # What a sweep of the units takes of a layer's arrays, and what one of the outputs does.
 BOTH = ("lengths", "reset", "replayed")

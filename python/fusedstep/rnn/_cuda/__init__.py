@@ -12,11 +12,11 @@ import numpy as np
 from fusedstep import _array, _device
 from fusedstep._array import Array
 from fusedstep._device import Device
-from fusedstep.rnn._cuda_arguments import extent, overlap
-from fusedstep.rnn._cuda_cell import Cell, cell_backward, cell_forward
-from fusedstep.rnn._cuda_layer import Layer
-from fusedstep.rnn._cuda_run import Noise
-from fusedstep.rnn._cuda_stream import Stream
+from fusedstep.rnn._cuda.arguments import extent, overlap
+from fusedstep.rnn._cuda.cell import Cell, cell_backward, cell_forward
+from fusedstep.rnn._cuda.layer import Layer
+from fusedstep.rnn._cuda.run import Noise
+from fusedstep.rnn._cuda.stream import Stream
 
 name = "cuda"
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from fusedstep._array import Array
 from fusedstep._device import Device
-from fusedstep.rnn._cuda_int8 import Codes
+from fusedstep.rnn._cuda.int8 import Codes
 
 MATRICES = ("weight_ih", "weight_hh", "weight_hr")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from fusedstep._device import Device
 from fusedstep._record import Recording, flags
-from fusedstep.rnn._cuda_arguments import (
+from fusedstep.rnn._cuda.arguments import (
     cell_of,
     check_contiguous,
     check_shape,
@@ -18,8 +18,8 @@ from fusedstep.rnn._cuda_arguments import (
     overlap,
     rows,
 )
-from fusedstep.rnn._cuda_frozen import Freezable
-from fusedstep.rnn._cuda_sums import sum_rows
+from fusedstep.rnn._cuda.frozen import Freezable
+from fusedstep.rnn._cuda.sums import sum_rows
 
 STATES = ("h", "c")
 
