@@ -35,6 +35,7 @@ struct ElementsCall {
   Operand pos_weight;  // where LossEntry::pos_weight
   double scale;        // multiplies the gradient
   void* grad;          // (n), may be `input`; or null
+  bool stream;         // whether it goes past the caches; not where it is `input`
   void* values;        // (n) losses; or null
   double* sums;        // one for each kLossBlock elements; or null
 };
@@ -60,6 +61,7 @@ struct RowsCall {
   double smoothing, z_loss;
   double scale;  // multiplies the gradient
   void* grad;    // as `input`, may be `input`; or null
+  bool stream;   // whether nll's goes past the caches; not where it is `input` or inner ≠ 1
   void* values;  // (N) losses; or null
   double* sums;  // one for each rows_per_sum(C) rows; or null
 };
@@ -139,6 +141,7 @@ struct ExpressionOutput {
   double* sums;       // one for each block; or null
   std::size_t first;  // 0 where `data` holds all
   const Operand* to;  // doubles that are broadcast to the (n) elements, each of which is added to its own; or null
+  bool stream;        // whether `data` goes past the caches; not where it is an input, or of the rows
 };
 
 // Slots: inputs; uniforms; registers; outputs.

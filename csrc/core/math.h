@@ -13,18 +13,19 @@
 //
 //   x = 2ᵏ·(1 + f), ¾ ≤ 1 + f < 1½        log(x) = k·ln2 + log(1 + f)
 //
-//   float     log(1 + f) = f − f²·(½ − f·p(f))
+//   float     log(1 + f) = f − f²·(½ − f·p(f)), and k·ln2 in one fma: what float leaves out of ln2 is 1/30 of its ULP
 //   double    log(1 + f) = 2·atanh(s) = f − f²/2 + s·(f²/2 + z·p(z)), s = f / (2 + f), z = s²
 //
-//   log1p     f = x·2⁻ᵏ + (2⁻ᵏ − 1), k that of 1 + x, rounded: exact for k < 25, but next to the ends of [¾, 1½)
-//   softplus  log(1 + e^x) = max(x, 0) + log1p(e^−|x|)
+//   log1p     f = x·2⁻ᵏ + (2⁻ᵏ − 1), k that of 1 + x, or of the number before it for x > 0: exact for k < 25
+//   softplus  log(1 + e^x) = max(x, 0) + log1p(e^−|x|), in float by another p and without k: [0, 1] lies from the pole
+//             at −1 as [−¼, ½] does, so that p has no more terms
 //
 // The series in s, whose argument is small where f is not: Tang, "Table-driven implementation of the logarithm
 // function", ACM TOMS 16(4), 1990; in float its division takes longer than the polynomial in f. p: Remez exchange, on
-// [−¼, ½] in f and [0, 0.2²] in z, rounded to T one by one, the rest fitted again.
+// [−¼, ½] or [0, 1] in f and [0, 0.2²] in z, rounded to T one by one, the rest fitted again.
 //
 // Largest error in ULP against the true value, subnormal results included:
-//   float, all 2^32 inputs      exp 0.996   sigmoid 2.444   tanh 1.933   log 0.911   log1p 0.916   softplus 1.709
+//   float, all 2^32 inputs      exp 0.996   sigmoid 2.444   tanh 1.933   log 0.951   log1p 0.951   softplus 1.749
 //   double, samples             exp 0.993   sigmoid 2.285   tanh 2.111   log 0.890   log1p 0.882   softplus 1.637
 // Every result is in the function's range, the limits at ±inf are exact, NaN gives NaN, tanh is odd, tanh and log1p
 // keep −0.
@@ -53,13 +54,14 @@ struct MathConstants<float> {
   // Minimax on [-ln2/2, ln2/2]: r + r²·g(r) is within 2^-33.0 of e^r − 1, relative to e^r.
   static constexpr std::array g = {0x1p-1f,        0x1.555554p-3f,  0x1.5554e2p-5f,
                                    0x1.11129ep-7f, 0x1.6d5530p-10f, 0x1.9f1eb8p-13f};
-  // ln2 in two parts: k times the high one is exact for every exponent k.
-  static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
   // Subnormal numbers are raised before their exponent is read.
   static constexpr int raised = 24;
   // Minimax: log(1 + f) is within 2^-27.6 of itself.
   static constexpr std::array p = {0x1.5555a4p-2f, -0x1.000046p-2f, 0x1.99695ep-3f, -0x1.54ed86p-3f,
                                    0x1.288490p-3f, -0x1.0da51ap-3f, 0x1.ad0ad6p-4f, -0x1.71e7dep-5f};
+  // The same on [0, 1]: within 2^-26.9.
+  static constexpr std::array p_of_unit = {0x1.55527ep-2f, -0x1.ff7d5cp-3f, 0x1.94f9eap-3f, -0x1.3edbb6p-3f,
+                                           0x1.c391acp-4f, -0x1.f3074ep-5f, 0x1.665d4ep-6f, -0x1.e1f04ep-9f};
 };
 
 template <>
@@ -80,6 +82,7 @@ struct MathConstants<double> {
                                    0x1.27e5b435e6423p-22,
                                    0x1.af6bdbd0ccae6p-26,
                                    0x1.1e3d342c198b1p-29};
+  // ln2 in two parts: k times the high one is exact for every exponent k.
   static constexpr double ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33;
   static constexpr int raised = 54;
   // Minimax: z·p(z) is within 2^-61.6 of 2·atanh(s)/s − 2.
@@ -174,25 +177,31 @@ FN V tanh(V x) {
   return copysign(fma(-scale, e.q, one - scale), x) / fma(scale, e.q, one + scale);
 }
 
-// log(1 + f) + rest for ¾ ≤ 1 + f < 1½ and a small rest.
+// log(1 + f) of float, by a p that fits the range of f.
+template <class V, std::size_t n>
+FN V log_by_series(V f, const std::array<float, n>& p) {
+  return fma(-(f * f), fma(-f, polynomial(f, p), V(0.5f)), f);
+}
+// log(1 + f) + rest of double for ¾ ≤ 1 + f < 1½ and a small rest.
 template <class V>
 FN V log_of_fraction(V f, V rest) {
   using T = typename V::Scalar;
-  const V half(T(0.5)), f2 = f * f;
+  const V s = f / (V(T(2)) + f), z = s * s, half_square = V(T(0.5)) * (f * f);
   constexpr auto p = MathConstants<T>::p;
-  if constexpr (sizeof(T) == 4) {
-    return f - fma(f2, fma(-f, polynomial(f, p), half), -rest);
-  } else {
-    const V s = f / (V(T(2)) + f), z = s * s, half_square = half * f2;
-    return f - (half_square - fma(s, half_square + z * polynomial(z, p), rest));
-  }
+  return f - (half_square - fma(s, half_square + z * polynomial(z, p), rest));
 }
 // log((1 + f)·2^k) of k in its unit.
 template <class V>
 FN V log_of_parts(V f, V k) {
   using T = typename V::Scalar;
-  constexpr T high = MathConstants<T>::ln2_high / kExponentUnit<T>, low = MathConstants<T>::ln2_low / kExponentUnit<T>;
-  return fma(k, V(high), log_of_fraction(f, k * V(low)));
+  using Constants = MathConstants<T>;
+  if constexpr (sizeof(T) == 4) {
+    constexpr auto p = Constants::p;
+    return fma(k, V(Constants::ln2 / kExponentUnit<T>), log_by_series(f, p));
+  } else {
+    constexpr T high = Constants::ln2_high / kExponentUnit<T>, low = Constants::ln2_low / kExponentUnit<T>;
+    return fma(k, V(high), log_of_fraction(f, k * V(low)));
+  }
 }
 
 // `y` where x is positive and finite; the logarithm's limits elsewhere.
@@ -218,7 +227,8 @@ FN V log(V x) {
   return with_log_limits(x, log_of_parts(f, k - select(subnormal, V(Constants::raised * kExponentUnit<T>), zero)));
 }
 
-// log(1 + x) of u = |1 + x|, rounded, positive and finite. 2⁻ᵏ is −inf for the largest exponent: 0 does as well.
+// log(1 + x) of u = |1 + x|, rounded, positive and finite; of x > 0 the number before it, whose k leaves f exact where
+// u was rounded up to the end of [¾, 1½). 2⁻ᵏ is −inf for the largest exponent: 0 does as well.
 template <class V>
 FN V log_of_successor(V x, V u) {
   using T = typename V::Scalar;
@@ -232,7 +242,8 @@ FN V log_of_successor(V x, V u) {
 template <class V>
 FN V log1p(V x) {
   const V one(typename V::Scalar(1)), u = one + x;
-  return select(u == one, x, with_log_limits(u, log_of_successor(x, abs(u))));
+  const auto one_less = ~(to_bits(x) >> int(8 * sizeof(typename V::Scalar) - 1));  // −1 where x > 0
+  return select(u == one, x, with_log_limits(u, log_of_successor(x, from_bits<V>(to_bits(abs(u)) + one_less))));
 }
 
 // The same for x that are not negative; −0 gives 0.
@@ -240,18 +251,24 @@ template <class V>
 FN V log1p_of_positive(V x) {
   using T = typename V::Scalar;
   const V u = V(T(1)) + x;
-  return select(u < V(std::numeric_limits<T>::infinity()), log_of_successor(x, u), u);
+  const V before = from_bits<V>(to_bits(u) - 1);
+  return select(u < V(std::numeric_limits<T>::infinity()), log_of_successor(x, before), u);
 }
 
-// The same for x in [0, 1]: k is 0 or 1.
+// The same for x in [0, 1], where double has a k of 0 or 1.
 template <class V>
 FN V log1p_of_unit(V x) {
   using T = typename V::Scalar;
   using Constants = MathConstants<T>;
-  const V half(T(0.5)), zero(T(0));
-  const auto small = x < half;
-  const V f = select(small, x, fma(x, half, -half));
-  return select(small, zero, V(Constants::ln2_high)) + log_of_fraction(f, select(small, zero, V(Constants::ln2_low)));
+  if constexpr (sizeof(T) == 4) {
+    constexpr auto p = Constants::p_of_unit;
+    return log_by_series(x, p);
+  } else {
+    const V half(T(0.5)), zero(T(0));
+    const auto small = x < half;
+    const V f = select(small, x, fma(x, half, -half));
+    return select(small, zero, V(Constants::ln2_high)) + log_of_fraction(f, select(small, zero, V(Constants::ln2_low)));
+  }
 }
 
 template <class V>

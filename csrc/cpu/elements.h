@@ -7,6 +7,7 @@
 #include "core/loss.h"
 #include "cpu/operand.h"
 #include "cpu/simd.h"
+#include "cpu/stream.h"
 #include "cpu/sums.h"
 
 namespace fusedstep::ISA {
@@ -27,7 +28,7 @@ void elements(const void* prepared, const ElementsCall& call, std::size_t begin,
   T* const grad = static_cast<T*>(call.grad);
   T* const values = static_cast<T*>(call.values);
   Chunks<T> target(call.target), weight(call.weight), pos_weight(call.pos_weight);
-  alignas(64) T room[Chunks<T>::size];
+  alignas(64) T room[Chunks<T>::size], slopes[Chunks<T>::size];
 
   for (std::size_t block = begin; block < end; ++block) {
     LaneSum sum;
@@ -38,6 +39,7 @@ void elements(const void* prepared, const ElementsCall& call, std::size_t begin,
       const T* const w = weight.at(first, n);
       const T* const p = pos_weight.at(first, n);
       T* const l = values ? values + first : room;
+      T* const g = call.stream ? slopes : grad ? grad + first : nullptr;
       const auto one = [&](std::size_t at, auto load, auto store) __attribute__((always_inline)) {
         V loss, slope, factor = scale;
         rule(load(x + first + at), load(t + at), load(p + at), loss, slope);
@@ -47,7 +49,7 @@ void elements(const void* prepared, const ElementsCall& call, std::size_t begin,
           factor = own * scale;
         }
         store(l + at, loss);
-        if (grad) store(grad + first + at, slope * factor);
+        if (grad) store(g + at, slope * factor);
       };
       std::size_t at = 0;
       for (; at + V::size <= n; at += V::size)
@@ -56,10 +58,12 @@ void elements(const void* prepared, const ElementsCall& call, std::size_t begin,
       if (const int rest = int(n - at))
         one(at, [&](const T* from) __attribute__((always_inline)) { return load_n<T>(from, rest); },
             [&](T* to, V v) __attribute__((always_inline)) { store_n(to, v, rest); });
+      if (call.stream) stream_copy(grad + first, g, n);
       if (call.sums) sum.add(l, n);
     }
     if (call.sums) call.sums[block] = sum.total();
   }
+  if (call.stream) end_of_stream();
 }
 
 }  // namespace fusedstep::ISA

@@ -10,6 +10,7 @@
 #include "cpu/operand.h"
 #include "cpu/simd.h"
 #include "cpu/steps.h"
+#include "cpu/stream.h"
 #include "cpu/sums.h"
 #include "cpu/threads.h"
 
@@ -27,29 +28,6 @@ template <class T>
 void expand_rows(T* to, const T* from, std::size_t rows, std::size_t C) {
   for (std::size_t r = 0; r < rows; ++r) std::fill_n(to + r * C, C, from[r]);
 }
-
-// Where results go a little later: their lines are fetched meanwhile, which takes 0.85 of the time. (What is read next
-// is there without: the hardware sees it coming.)
-template <class T>
-class Ahead {
- public:
-  static constexpr std::size_t distance = kChunkBytes / sizeof(T);
-
-  // `to`: where the chunk's results go; `n`: elements until the last that is written in order.
-  void add(T* to, std::size_t n) { to_[n_++] = {to, n}; }
-  FN void fetch(std::size_t at) const {
-    for (int i = 0; i < n_; ++i)
-      for (std::size_t j = at + distance; j < std::min(at + distance + kGroup<T>, to_[i].n); j += 64 / sizeof(T))
-        __builtin_prefetch(to_[i].to + j, 1);
-  }
-
- private:
-  struct {
-    T* to;
-    std::size_t n;
-  } to_[kMaxOutputs];
-  int n_ = 0;
-};
 
 // The instructions as steps, and after each run of them, until a loop over rows or the end, an end of steps. Slots are
 // numbered as ExpressionCall has them. With `sums`, whole groups are run: an output that is a sum of elements is added
@@ -100,7 +78,7 @@ class Steps {
   }
 
   // All instructions for one chunk of n elements in so many rows.
-  void run(T* const* slot, std::size_t n, std::size_t rows, const Ahead<T>& ahead) {
+  void run(T* const* slot, std::size_t n, std::size_t rows) {
     Step<T>* step = steps_;
     for (int i = 0; i < call_.n_code; ++i) {
       const Instruction& in = call_.code[i];
@@ -118,11 +96,8 @@ class Steps {
           if (step->run == runs<T>.end) break;
         }
         ++step;
-        const bool whole = first == steps_ && !in.rows;
-        for (std::size_t at = 0, end = in.rows ? rows : n; at < end; at += kGroup<T>) {
-          if (whole) ahead.fetch(at);
+        for (std::size_t at = 0, end = in.rows ? rows : n; at < end; at += kGroup<T>)
           start(first, at, std::make_integer_sequence<int, kVectors>{});
-        }
       }
     }
   }
@@ -163,15 +138,15 @@ template <class T>
 void evaluate(const ExpressionCall& call, std::size_t begin, std::size_t end) {
   const auto whole = [](std::size_t n) { return (n + kGroup<T> - 1) / kGroup<T> * kGroup<T>; };
   const std::size_t block_size = expression_block(call.by_row, call.C, sizeof(T));
-  // Rows are chunks of their own. Otherwise a chunk ends a block, or is small where its inputs are copied, and what is
-  // left of whole groups and terms of a sum is one more.
+  // Rows are chunks of their own. Otherwise a chunk ends a block, or is small where its inputs are copied or its
+  // results wait in L1 to be streamed, and what is left of whole groups and terms of a sum is one more.
   const bool copied = std::any_of(call.inputs, call.inputs + call.n_inputs,
                                   [](const Operand& input) { return !uniform(input) && !flat(input); });
+  const bool streamed = std::any_of(call.outputs, call.outputs + call.n_outputs,
+                                    [](const ExpressionOutput& output) { return output.stream; });
   constexpr std::size_t small = kChunkBytes / sizeof(T), grain = std::max<std::size_t>(kGroup<T>, LaneSum::lanes);
-  const std::size_t chunk = call.by_row || !copied ? block_size : small;
-  const std::size_t room_of_chunk = whole(call.by_row ? chunk
-                                          : copied    ? small
-                                                      : grain),
+  const std::size_t chunk = call.by_row || !(copied || streamed) ? block_size : small;
+  const std::size_t room_of_chunk = whole(call.by_row || chunk == small ? chunk : grain),
                     room_of_rows = whole(call.by_row ? chunk / std::max<std::size_t>(call.C, 1) : 0);
 
   const int first_uniform = call.n_inputs, first_register = first_uniform + call.n_uniforms;
@@ -207,28 +182,29 @@ void evaluate(const ExpressionCall& call, std::size_t begin, std::size_t end) {
         if (from != own(i) && n % kGroup<T> != 0) std::memcpy(own(i), from, n * sizeof(T));
         slot[i] = n % kGroup<T> != 0 ? own(i) : const_cast<T*>(from);
       }
-      Ahead<T> ahead;
       for (int i = 0; i < call.n_outputs; ++i) {
         const ExpressionOutput& output = call.outputs[i];
         const std::size_t size = output.rows ? rows : n, at = (output.rows ? row : first) - output.first;
-        const bool direct = output.data && size % kGroup<T> == 0;
+        const bool direct = output.data && !output.stream && size % kGroup<T> == 0;
         slot[first_output + i] = direct ? static_cast<T*>(output.data) + at : own(first_output + i);
-        if (direct && !output.rows) ahead.add(slot[first_output + i], std::min(call.n, end * block_size) - first);
       }
       Steps<T>& steps = n % kGroup<T> == 0 ? whole_groups : others;
-      steps.run(slot, n, rows, ahead);
+      steps.run(slot, n, rows);
       for (int i = 0; i < call.n_outputs; ++i) {
         const ExpressionOutput& output = call.outputs[i];
         const std::size_t size = output.rows ? rows : n, at = (output.rows ? row : first) - output.first;
         const T* const from = slot[first_output + i];
         if (output.sums && !steps.accumulated(first_output + i)) sums[i].add(from, size);
-        if (output.data && from == own(first_output + i))
+        if (output.stream)
+          stream_copy(static_cast<T*>(output.data) + at, from, size);
+        else if (output.data && from == own(first_output + i))
           std::memcpy(static_cast<T*>(output.data) + at, from, size * sizeof(T));
       }
     }
     for (int i = 0; i < call.n_outputs; ++i)
       if (call.outputs[i].sums) call.outputs[i].sums[block] = sums[i].total();
   }
+  if (streamed) end_of_stream();
 }
 
 }  // namespace fusedstep::ISA

@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "cpu/caches.h"
 #include "cpu/threads.h"
 
 namespace fusedstep {
@@ -68,18 +69,20 @@ double total_of(const double* sums, std::size_t n) {
 
 }  // namespace
 
-double run_elements(const LossEntry& entry, const void* loss, ElementsCall call, bool sum) {
+double run_elements(const LossEntry& entry, const void* loss, std::size_t element, ElementsCall call, bool sum) {
   const std::size_t blocks = blocks_of(call.n, kLossBlock);
   std::vector<double> sums(sum ? blocks : 0);
   call.sums = sum ? sums.data() : nullptr;
+  call.stream = call.grad && call.grad != call.input && past_caches(call.n * element);
   for_blocks(blocks, call.n, [&](std::size_t begin, std::size_t end) { entry.run(loss, call, begin, end); });
   return total_of(sums.data(), sums.size());
 }
 
-double run_rows(RowsLoss loss, RowsCall call, bool sum) {
+double run_rows(RowsLoss loss, std::size_t element, RowsCall call, bool sum) {
   const std::size_t blocks = blocks_of(call.N, rows_per_sum(call.C));
   std::vector<double> sums(sum ? blocks : 0);
   call.sums = sum ? sums.data() : nullptr;
+  call.stream = call.grad && call.grad != call.input && call.inner == 1 && past_caches(call.N * call.C * element);
   for_blocks(blocks, call.N * call.C, [&](std::size_t begin, std::size_t end) { loss(call, begin, end); });
   return total_of(sums.data(), sums.size());
 }
@@ -93,6 +96,10 @@ void run_expression(const LossTable& table, std::size_t element, ExpressionCall 
   sums.reserve(blocks * std::size_t(call.n_outputs));
   std::vector<std::unique_ptr<std::byte[]>> parts;
   for (int i = 0; i < call.n_outputs; ++i) {
+    const void* const data = outputs[i].data;
+    outputs[i].stream = data && !outputs[i].rows && past_caches(call.n * element) &&
+                        std::none_of(call.inputs, call.inputs + call.n_inputs,
+                                     [&](const Operand& input) { return input.data == data; });
     if (outputs[i].sums) {
       outputs[i].sums = sums.data() + sums.size();
       sums.resize(sums.size() + blocks);
@@ -121,7 +128,8 @@ double sum_of(const LossTable& table, const Operand& operand, std::size_t n) {
   if (!operand.data) return operand.value * double(n);
   double sum = 0;
   const Instruction copy{Op::copy, false, {}, 1, {0, 0, 0}};
-  const ExpressionOutput output{.rows = false, .data = nullptr, .sums = &sum, .first = 0, .to = nullptr};
+  const ExpressionOutput output{
+      .rows = false, .data = nullptr, .sums = &sum, .first = 0, .to = nullptr, .stream = false};
   const std::size_t element = &table == &loss_table(Dtype::f32) ? 4 : 8;
   run_expression(table, element,
                  {.n = n,

@@ -8,8 +8,9 @@
 namespace fusedstep {
 
 // Runs all of a call. `call.sums` is not used; returns the sum of the losses, 0 where it is not wanted.
-double run_elements(const LossEntry& entry, const void* loss, ElementsCall call, bool sum);
-double run_rows(RowsLoss loss, RowsCall call, bool sum);
+// `element`: bytes of one. `call.stream` and those of the outputs are not used either.
+double run_elements(const LossEntry& entry, const void* loss, std::size_t element, ElementsCall call, bool sum);
+double run_rows(RowsLoss loss, std::size_t element, RowsCall call, bool sum);
 // The outputs' `sums`, where not null, are one double each.
 void run_expression(const LossTable& table, std::size_t element, ExpressionCall call);
 

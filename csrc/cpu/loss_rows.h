@@ -9,6 +9,7 @@
 #include "cpu/long_rows.h"
 #include "cpu/row_block.h"
 #include "cpu/short_rows.h"
+#include "cpu/stream.h"
 #include "cpu/threads.h"
 #include "loss/nll.h"
 
@@ -35,7 +36,8 @@ void cross_entropy(const RowsCall& call, std::size_t begin, std::size_t end) {
 template <class T>
 void nll(const RowsCall& call, std::size_t begin, std::size_t end) {
   const std::size_t C = call.C, rows = rows_per_sum(C), last = std::min(call.N, end * rows);
-  T* const room = static_cast<T*>(scratch(call.inner == 1 ? sizeof(T) : RowTile<T>::kTile * C * sizeof(T)));
+  const std::size_t rows_of_room = call.inner != 1 ? RowTile<T>::kTile : call.stream;
+  T* const room = static_cast<T*>(scratch(std::max<std::size_t>(rows_of_room * C, 1) * sizeof(T)));
   RowTile<T> logits(nullptr, call.grad, call, last, room);
   const T* const x = static_cast<const T*>(call.input);
   const T* const weight = static_cast<const T*>(call.weight);
@@ -53,7 +55,12 @@ void nll(const RowsCall& call, std::size_t begin, std::size_t end) {
         slope = u * call.scale * NLL::slope(w);
       }
       logits.seek(r);
-      if (T* const grad = logits.out()) {
+      if (T* const grad = logits.out(); grad && call.stream) {
+        if (r == begin * rows) std::memset(room, 0, C * sizeof(T));
+        room[y] = T(slope);
+        stream_copy(grad, room, C);
+        room[y] = 0;
+      } else if (grad) {
         std::memset(grad, 0, C * sizeof(T));
         grad[y] = T(slope);
       }
@@ -62,6 +69,7 @@ void nll(const RowsCall& call, std::size_t begin, std::size_t end) {
     }
     if (call.sums) call.sums[block] = total;
   }
+  if (call.stream) end_of_stream();
 }
 
 }  // namespace fusedstep::ISA

@@ -94,11 +94,16 @@ struct Step {
 template <Op op, class T, int held, bool kept, int... i>
 void run_step(const Step<T>* step, std::size_t at, VecAt<T, i>... last) {
   using V = Vec<T>;
+  // Read before anything is stored: the compiler cannot tell that a result does not lie in a step.
+  const auto place = [&](int j) __attribute__((always_inline)) { return step->from[j] + (at & step->mask[j]); };
+  const T* const from[] = {place(0), place(1), place(2), place(3)};
+  [[maybe_unused]] T* const to = step->to + (at & step->mask_to);
+  const auto next = (++step)->run;
   const auto operand = [&](auto j, int vector, V own) __attribute__((always_inline)) {
     if constexpr (j >= arity(op) || (held >> j & 1))
       return own;
     else
-      return load<T>(step->from[j] + (at & step->mask[j]) + vector * V::size);
+      return load<T>(from[j] + vector * V::size);
   };
   const auto result = [&](int vector, V own) __attribute__((always_inline)) {
     return apply<op>(
@@ -106,9 +111,8 @@ void run_step(const Step<T>* step, std::size_t at, VecAt<T, i>... last) {
         operand(std::integral_constant<int, 2>{}, vector, own), operand(std::integral_constant<int, 3>{}, vector, own));
   };
   ((last = result(i, last)), ...);
-  if constexpr (kept) (store(step->to + (at & step->mask_to) + i * V::size, last), ...);
-  ++step;
-  return step->run(step, at, last...);
+  if constexpr (kept) (store(to + i * V::size, last), ...);
+  return next(step, at, last...);
 }
 // Adds the results of the step before to a sum, and leaves them to the next.
 template <class T, int... i>

@@ -121,7 +121,7 @@ class Expression {
     double sums[kMaxOutputs] = {};
     for (std::size_t i = 0; i < outputs.size(); ++i) {
       const auto& [to, add] = outputs[i];
-      wanted[i] = {outputs_of_rows_[i], nullptr, to.is_none() ? sums + i : nullptr, 0, nullptr};
+      wanted[i] = {outputs_of_rows_[i], nullptr, to.is_none() ? sums + i : nullptr, 0, nullptr, false};
       if (!add) {
         wanted[i].data = values_of(to);
       } else {

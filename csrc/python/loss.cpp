@@ -53,7 +53,7 @@ py::object loss_elements(const std::string& name, const std::vector<double>& hyp
     if (reduction == Reduction::batch_mean) divisor = x.nd ? double(shape[0]) : 1;
     if (reduction == Reduction::weighted_mean) divisor = sum_of(table, call.weight, call.n);
     call.scale = divisor == 0 ? 0 : 1 / divisor;
-    sum = run_elements(*entry, loss, call, reduction != Reduction::none);
+    sum = run_elements(*entry, loss, size_of(x.dtype), call, reduction != Reduction::none);
   }
   if (recording) [[unlikely]] {
     const std::size_t read =
@@ -111,7 +111,7 @@ py::object loss_rows(bool softmax, const py::object& input, int axis, const py::
     if (weights.bad < 0) {
       if (reduction == Reduction::mean) divisor = weights.sum;
       call.scale = divisor == 0 ? 0 : 1 / divisor;
-      sum = run_rows(softmax ? table.cross_entropy : table.nll, call, reduction != Reduction::none);
+      sum = run_rows(softmax ? table.cross_entropy : table.nll, size_of(x.dtype), call, reduction != Reduction::none);
     }
   }
   if (weights.bad >= 0)

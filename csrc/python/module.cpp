@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "core/table.h"
+#include "cpu/caches.h"
 #include "cpu/threads.h"
 #include "python/arrays.h"
 #include "python/bind.h"
@@ -67,6 +68,7 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
   module.def("build_info", &build_info);
   module.def("num_threads", &num_threads);
   module.def("set_num_threads", &set_threads);
+  module.def("stream_from", &stream_from);
   module.def("zeros", [](const std::vector<Py_ssize_t>& shape, const py::object& dtype) {
     return zeros(shape, dtype_of(dtype));
   });

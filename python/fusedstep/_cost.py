@@ -24,5 +24,5 @@ class Cost(NamedTuple):
 
 
 # FLOPs of the functions of csrc/core/math.h on float32: every operation that they execute, but comparisons and choices.
-EXP, EXP_OF_NEGATIVE, LOG, LOG1P, LOG1P_OF_POSITIVE = 25, 24, 27, 27, 27
-TANH, SIGMOID, SOFTPLUS = 27, 26, 50
+EXP, EXP_OF_NEGATIVE, LOG, LOG1P, LOG1P_OF_POSITIVE = 25, 24, 25, 25, 25
+TANH, SIGMOID, SOFTPLUS = 27, 26, 46

@@ -157,7 +157,8 @@ class Graph:
     def _divide(self, a: Node, b: Node) -> Node | None:
         if a.is_number(0):
             return a
-        if b.value is not None and b.value != 0 and _exact_reciprocal(b.value):
+        # A number's reciprocal is a factor: it goes together with others, and is rounded once.
+        if b.value is not None and (_exact_reciprocal(b.value) or (a.level != UNIFORM and _in_range(b.value))):
             return self.make("multiply", self.constant(1 / b.value), a)
         if a.name == "where" and (a.args[1].is_number(0) or a.args[2].is_number(0)):
             return self.make("where", a.args[0], *(self.make("divide", arg, b) for arg in a.args[1:]))
@@ -224,7 +225,12 @@ def without_power_of_two(root: Node) -> tuple[float, Node]:
 
 def _exact_reciprocal(value: float) -> bool:
     mantissa = abs(value).hex().partition("x")[2].partition("p")[0]
-    return mantissa.rstrip("0") in ("1.", "1") and 1e-30 < abs(value) < 1e30
+    return mantissa.rstrip("0") in ("1.", "1") and _in_range(value)
+
+
+def _in_range(value: float) -> bool:
+    """Whether a value and its reciprocal are normal numbers in every dtype."""
+    return 1e-30 < abs(value) < 1e30
 
 
 def ordered(*roots: Node) -> Iterator[Node]:

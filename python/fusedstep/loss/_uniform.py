@@ -2,6 +2,7 @@
 
 import math
 import operator
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,23 @@ from fusedstep.loss._graph import Node, ordered
 Step = tuple[
     int, Callable[..., Any] | None, tuple[int, ...], Any
 ]  # index, operation, arguments, a leaf's value or name
+
+
+class Uniforms:
+    """The uniform values of a program: computed in double, and again only where a call's numbers are other ones."""
+
+    def __init__(self, nodes: list[Node]) -> None:
+        self._nodes = nodes
+        self._steps = uniform_steps(nodes)
+        self._last: tuple[bytes, list[float]] | None = None  # one object, so that threads see both or neither
+
+    def values(self, numbers: dict[str, float]) -> list[float]:
+        """Return the values, of numbers that always come in the same order."""
+        bits = struct.pack(f"{len(numbers)}d", *numbers.values())
+        last = self._last
+        if last is None or last[0] != bits:
+            self._last = last = bits, uniform_values(self._nodes, self._steps, numbers)
+        return last[1]
 
 
 def uniform_steps(nodes: list[Node]) -> list[Step]:

@@ -16,7 +16,7 @@ from fusedstep.loss._derivative import derivatives
 from fusedstep.loss._explain import text_of
 from fusedstep.loss._graph import ELEMENT, ROW, UNIFORM, Graph, Node, ordered, rebuilt, without_power_of_two
 from fusedstep.loss._trace import Traced, arguments, node_of
-from fusedstep.loss._uniform import Step, uniform_steps, uniform_values
+from fusedstep.loss._uniform import Uniforms
 
 
 class Plan(NamedTuple):
@@ -26,7 +26,7 @@ class Plan(NamedTuple):
     value_level: int
     factor: float  # of the value's sum
     gradients: list[tuple[str, int]]  # of the outputs between value and gradient
-    uniform_steps: list[Step]
+    uniforms: Uniforms
 
 
 class Custom:
@@ -131,7 +131,7 @@ class Custom:
         results = place.run(
             program,
             [arrays[name] for name in program.inputs],
-            uniform_values(program.uniforms, plan.uniform_steps, uniform),
+            plan.uniforms.values(uniform),
             targets,
             to,
         )
@@ -190,7 +190,7 @@ class Custom:
             program = compiled(graph, outputs, inputs, self._by_row)
             flops = [sum(step.flops for step in program.code if step.rows == rows) for rows in (False, True)]
             program.expression.describe(self.name, *flops)
-            self._plans[key] = Plan(program, root.level, factor, gradients, uniform_steps(program.uniforms))
+            self._plans[key] = Plan(program, root.level, factor, gradients, Uniforms(program.uniforms))
         return self._plans[key]
 
     def _leveled(self, uniform: frozenset[str]) -> tuple[Graph, Node]:
