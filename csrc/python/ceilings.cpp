@@ -118,7 +118,7 @@ double meeting(int barriers, double seconds, int threads) {
     for (int i = 0; i < 16; ++i) {
       arguments.fill(regions + std::size_t(i));
       parallel(threads, [barriers, &arguments](const Team& team) {
-        thread_local volatile std::uint64_t sum;  // or nothing would be read
+        [[maybe_unused]] thread_local volatile std::uint64_t sum;  // or nothing would be read
         sum = std::accumulate(arguments.begin(), arguments.end(), std::uint64_t(0));
         for (int j = 0; j < barriers; ++j) team.barrier();
       });
