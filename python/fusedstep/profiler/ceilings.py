@@ -231,7 +231,7 @@ _known: dict[Path, Machine] = {}
 def machine(*, refresh: bool = False) -> Machine:
     """Measure what this machine can do, or recall it.
 
-    Measured once for each processor model, instruction set and number of threads, in two or three seconds, and kept in
+    Measured once for each processor model, instruction set and number of threads, in about two seconds, and kept in
     the user's cache folder (``$XDG_CACHE_HOME/fusedstep``, ``~/.cache/fusedstep``; on macOS ``~/Library/Caches``).
 
     Parameters
