@@ -70,12 +70,12 @@ def _roofs(axes: Any, machine: Machine, dtypes: set[str], low: float, high: floa
             axes.plot([low, high], [peak.one, peak.one], color="black", linewidth=0.8, linestyle=":")
         axes.plot([low, high], [peak.all, peak.all], color="black", linewidth=1)
         axes.annotate(text, (high, peak.all), (-4, 3), textcoords="offset points", ha="right", fontsize="small")
-    for level in machine.bandwidth:
+    for i, level in enumerate(machine.bandwidth):
         for threads in sorted({1, machine.threads}):
             rate = bandwidth(level, threads, machine) / 1e9
             style = "-" if threads == machine.threads else ":"
             axes.plot([low, top / rate], [low * rate, top], color="grey", linewidth=1, linestyle=style)
-        at = low * 1.15
+        at = low * 1.15 if i % 2 == 0 else (low * top / rate) ** 0.5  # by turns: two levels may be as fast
         axes.text(
             at,
             at * rate * 1.06,
